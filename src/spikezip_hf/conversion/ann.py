@@ -1,0 +1,69 @@
+"""transformers' models to Quant models."""
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, ViTForImageClassification, ViTModel
+
+from spikezip_hf.models.modeling_quantization import QuantizedPreTrainedModel
+from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification, QuantViTModel
+
+# Which ordinary class each Quant class is made from.
+SOURCES: dict[type[QuantizedPreTrainedModel], type[PreTrainedModel]] = {
+    QuantViTForImageClassification: ViTForImageClassification,
+    QuantViTModel: ViTModel,
+}
+# Fields of a config that describe where it came from rather than the network.
+PROVENANCE = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
+
+
+def quantize_ann(
+    quant_class: type[QuantizedPreTrainedModel],
+    ann: PreTrainedModel,
+    *,
+    replace_activations: bool = False,
+    **config_fields,
+) -> QuantizedPreTrainedModel:
+    """The model behind `QuantMixin.from_ann`; see there."""
+    source = SOURCES.get(quant_class)
+    if source is None:
+        raise ValueError(f"{quant_class.__name__} has no ordinary counterpart to be made from.")
+    if hasattr(ann, "merge_and_unload"):
+        raise ValueError("from_ann takes the plain model: call merge_and_unload() on the PEFT model first.")
+    if type(ann) is not source:
+        raise ValueError(
+            f"{quant_class.__name__}.from_ann converts transformers' {source.__name__}, got {type(ann).__name__}. "
+            "A subclass is refused too, since its forward may do something else."
+        )
+    if getattr(ann, "pooler", None) is not None:
+        raise ValueError(
+            "pooler: the tanh pooler of ViTModel is not converted. Load it with add_pooling_layer=False, or convert "
+            "ViTForImageClassification, which has none."
+        )
+    if ann.config.num_labels < 1:
+        raise ValueError("num_labels is 0: the model has no head. Convert its ViTModel with QuantViTModel.from_ann.")
+    check_activations(ann, replace_activations)
+
+    fields = {key: value for key, value in ann.config.to_dict().items() if key not in PROVENANCE}
+    unknown = [name for name in config_fields if not hasattr(quant_class.config_class(), name)]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such field in {quant_class.config_class.__name__}.")
+    config = quant_class.config_class.from_dict({**fields, "hidden_act": "relu", **config_fields})
+
+    qann = quant_class(config).to(dtype=ann.dtype, device=ann.device)
+    missing, unexpected = qann.load_state_dict(ann.state_dict(), strict=False)
+    left_over = [key for key in missing if not key.endswith((".scale", ".initialized"))] + unexpected
+    if left_over:
+        raise ValueError(f"{', '.join(left_over[:5])}: weights of a part that {quant_class.__name__} does not have.")
+    return qann.train(ann.training)
+
+
+def check_activations(ann: PreTrainedModel, replace: bool) -> None:
+    """Refuse, by name, activations that an unsigned neuron cannot stand for; unless they are to be replaced."""
+    for path, module in ann.named_modules():
+        activation = getattr(module, "activation_fn", None)
+        if activation is not None and not isinstance(activation, nn.ReLU) and not replace:
+            raise ValueError(
+                f"{path}.activation_fn is {type(activation).__name__} (hidden_act={ann.config.hidden_act!r}); only ReLU "
+                "becomes spikes. Fine-tune the model with config.hidden_act='relu' first, which keeps its accuracy, or "
+                "pass replace_activations=True and train the quantized model."
+            )

@@ -1,0 +1,98 @@
+"""The certificate that a spiking network equals its quantized twin."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from spikezip_hf.models.engines import RecordingEngine
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What `verify_equivalence` found.
+
+    Attributes:
+        exact: every sample reached equilibrium, with every level, every threshold and every logit equal.
+        mismatches: {node name: neurons whose final level differs}, nodes without a difference left out, in network
+            order: the first name is where the difference begins.
+        threshold_mismatches: names of nodes whose threshold is not their quantizer's scale.
+        equilibrium_step: (B,) int64, -1 where equilibrium was not reached.
+        logits_equal: `torch.equal` of the two outputs.
+        max_logit_difference: largest absolute difference of the two outputs.
+        time_steps: most steps the simulation was given.
+    """
+
+    exact: bool
+    mismatches: dict[str, int]
+    threshold_mismatches: tuple[str, ...]
+    equilibrium_step: torch.Tensor
+    logits_equal: bool
+    max_logit_difference: float
+    time_steps: int
+
+    def __str__(self) -> str:
+        samples = len(self.equilibrium_step)
+        reached = int((self.equilibrium_step > 0).sum())
+        if self.exact:
+            last = int(self.equilibrium_step.max())
+            return f"exact: {samples} of {samples} samples at equilibrium by step {last}, all levels and logits equal"
+        reasons = []
+        if self.threshold_mismatches:
+            reasons.append(f"thresholds differ at {', '.join(self.threshold_mismatches)}")
+        if reached < samples:
+            reasons.append(f"{samples - reached} of {samples} samples not at equilibrium after {self.time_steps} steps")
+        if self.mismatches:
+            node, count = next(iter(self.mismatches.items()))
+            reasons.append(f"levels differ at {len(self.mismatches)} nodes, first at {node} ({count} neurons)")
+        if not self.logits_equal:
+            reasons.append(f"logits differ by up to {self.max_logit_difference:.3g}")
+        return "not exact: " + "; ".join(reasons)
+
+
+@torch.no_grad()
+def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps: int | None = None) -> Certificate:
+    """Run both twins on a batch and hold them against each other, neuron by neuron.
+
+    Args:
+        qann: the quantized model, or any model of its class.
+        snn: the spiking model, on the same device and in the same types.
+        batch: dict of model inputs; labels are ignored.
+        time_steps: most steps to simulate; the spiking config's by default.
+
+    Raises:
+        TypeError: the models are not twins.
+        ValueError: they have different sizes or types.
+    """
+    if getattr(snn, "quant_class", None) is None or type(qann).__name__ != snn.quant_class.__name__:
+        raise TypeError(f"{type(qann).__name__} and {type(snn).__name__} are not a Quant model and its Spike twin.")
+    shapes = [{key: (value.shape, value.dtype) for key, value in m.state_dict().items()} for m in (qann, snn)]
+    if shapes[0] != shapes[1] or qann.config.quantization_levels != snn.config.quantization_levels:
+        raise ValueError("The two models differ in the sizes, types or quantization_levels of their parts.")
+    inputs = {key: value.to(snn.device) for key, value in batch.items() if key != "labels"}
+
+    training = qann.training
+    qann.eval()
+    try:
+        recorder = RecordingEngine()
+        expected = qann(**inputs, engine=recorder)[snn.readout]
+    finally:
+        qann.train(training)
+    run = snn.trajectory(**inputs, time_steps=time_steps)
+
+    mismatches = {name: int((run.levels[name] != levels).sum()) for name, levels in recorder.levels.items()}
+    mismatches = {name: count for name, count in mismatches.items() if count}
+    thresholds = tuple(
+        ours.name for ours, theirs in zip(snn.nodes, qann.nodes, strict=True) if not torch.equal(ours.scale, theirs.scale)
+    )
+    logits_equal = torch.equal(run.readout, expected)
+    settled = bool((run.equilibrium_step > 0).all())
+    return Certificate(
+        exact=settled and logits_equal and not mismatches and not thresholds,
+        mismatches=mismatches,
+        threshold_mismatches=thresholds,
+        equilibrium_step=run.equilibrium_step,
+        logits_equal=logits_equal,
+        max_logit_difference=float((run.readout.double() - expected.double()).abs().max()),
+        time_steps=snn.config.time_steps if time_steps is None else time_steps,
+    )

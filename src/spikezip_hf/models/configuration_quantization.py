@@ -1,0 +1,77 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""The configuration fields that all architectures share, and their checks."""
+
+from dataclasses import dataclass
+
+from .quantization import level_bounds
+
+GRANULARITIES = ("per_tensor", "per_channel")
+FIRING_SCHEDULES = ("synchronous", "layerwise")
+
+
+def check_positive_integer(name: str, value: object) -> None:
+    """Raises ValueError, naming the field, unless `value` is an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises ValueError, naming the field, unless `value` is one of `choices`."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
+
+
+@dataclass(kw_only=True, repr=False)
+class QuantizationFields:
+    """Fields of every Quant and Spike config.
+
+    Args:
+        quantization_levels: levels L of each activation, even, 4 to 256. Signed activations take -L/2 .. L/2-1,
+            those behind a ReLU or a softmax 0 .. L-1.
+        scale_granularity: "per_tensor", or "per_channel" for one threshold for each channel of a node. Attention
+            probabilities, whose last dimension is positions, always have one in all.
+    """
+
+    quantization_levels: int = 32
+    scale_granularity: str = "per_tensor"
+
+    def check_quantization(self) -> None:
+        level_bounds(self.quantization_levels, signed=True)
+        check_choice("scale_granularity", self.scale_granularity, GRANULARITIES)
+        if getattr(self, "hidden_act", "relu") != "relu":
+            raise ValueError(
+                f"hidden_act must be 'relu', got {self.hidden_act!r}: an unsigned neuron is a ReLU. Fine-tune the "  # type: ignore[attr-defined]
+                "network with hidden_act='relu' first, or convert it with from_ann(..., replace_activations=True)."
+            )
+
+
+@dataclass(kw_only=True, repr=False)
+class SpikeFields(QuantizationFields):
+    """Fields of every Spike config.
+
+    Args:
+        time_steps: T, most steps of a simulation.
+        max_spikes_per_step: k, spikes that a neuron may fire in one step. 1 is the paper's neuron.
+        firing_schedule: when nodes may fire. "synchronous": all from the first step (the paper). "layerwise": those
+            of layer l after step l * firing_window. The fixed point is the same.
+        firing_window: steps between layers of the layerwise schedule; None for quantization_levels / 2.
+    """
+
+    time_steps: int = 64
+    max_spikes_per_step: int = 1
+    firing_schedule: str = "synchronous"
+    firing_window: int | None = None
+
+    def check_spiking(self) -> None:
+        check_positive_integer("time_steps", self.time_steps)
+        check_positive_integer("max_spikes_per_step", self.max_spikes_per_step)
+        check_choice("firing_schedule", self.firing_schedule, FIRING_SCHEDULES)
+        if self.firing_window is not None:
+            check_positive_integer("firing_window", self.firing_window)
+
+    def first_firing_step(self, stage: int) -> int:
+        """First step, from 1, at which a node of this stage may fire."""
+        if self.firing_schedule == "synchronous":
+            return 1
+        window = self.quantization_levels // 2 if self.firing_window is None else self.firing_window
+        return 1 + stage * window

@@ -1,0 +1,250 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""What Quant and Spike models of every architecture share: nodes, safe loading, calibration, conversion, simulation."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from transformers import PreTrainedModel, initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_quantization import check_choice, check_positive_integer
+from .engines import CumulativeEngine, EventEngine, QuantEngine
+from .quantization import LSQQuantizer
+from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, simulate
+
+# The closed form of the equilibrium is one pass of the QANN; the others simulate.
+ENGINES = {"cumulative": CumulativeEngine, "event": EventEngine, "equilibrium": QuantEngine}
+STOPS = ("equilibrium", "never")
+
+
+class QuantizedPreTrainedModel(PreTrainedModel):
+    """Base of all Quant and Spike models."""
+
+    _keep_in_fp32_modules_strict = ["scale"]  # thresholds stay exact when weights are loaded in half precision
+    accepts_loss_kwargs = False  # the loss is a mean over the batch; Trainer divides by accumulation steps
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LSQQuantizer):
+            init.constant_(module.scale, module.default_scale)
+            init.zeros_(module.initialized)
+
+    @property
+    def nodes(self) -> list[LSQQuantizer]:
+        """Activation nodes, in the order in which a forward pass reaches them."""
+        return [module for module in self.modules() if isinstance(module, LSQQuantizer)]
+
+    @property
+    def node_names(self) -> list[str]:
+        """Names of the nodes: the columns of `spike_counts`, and the keys of a certificate's `mismatches`."""
+        return [node.name for node in self.nodes]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """`PreTrainedModel.from_pretrained`, refusing a checkpoint whose thresholds are missing or unusable.
+
+        Raises:
+            ValueError: the checkpoint has no scales (it is not of a Quant or Spike model), or a scale is not finite or
+                not positive; for Spike models also if a scale was never calibrated or any other weight is missing.
+        """
+        want_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model.check_loaded(str(pretrained_model_name_or_path), sorted(info["missing_keys"]))
+        return (model, info) if want_info else model
+
+    def check_loaded(self, source: str, missing_keys: list[str]) -> None:
+        """Raise ValueError if what was loaded from `source` is not a usable model of this class."""
+        missing_scales = [key for key in missing_keys if key.endswith((".scale", ".initialized"))]
+        if missing_scales:
+            raise ValueError(
+                f"{source} holds no scales for {len(missing_scales) // 2 or 1} nodes (first: {missing_scales[0]}), so "
+                f"it is not a checkpoint of {type(self).__name__}. Convert an ordinary model with "
+                f"{type(self).__name__.replace('Spike', 'Quant')}.from_ann(ann) and calibrate it."
+            )
+        self.check_nodes(allow_uncalibrated=True)
+
+    def check_nodes(self, allow_uncalibrated: bool = False) -> None:
+        """Raise ValueError, naming the first node whose scale cannot be used as a threshold."""
+        for node in self.nodes:
+            if allow_uncalibrated and not bool(node.initialized):
+                continue
+            if problem := node.problem():
+                raise ValueError(
+                    f"{node.name}.scale {problem}. Calibrate the quantized model with calibrate(batches), or train it "
+                    "with a lower learning rate for scales if training broke it."
+                )
+
+
+class QuantMixin:
+    """What Quant models add: making one from an ordinary model, and setting its scales."""
+
+    @classmethod
+    def from_ann(cls, ann: PreTrainedModel, *, replace_activations: bool = False, **config_fields):
+        """Quantized twin of an ordinary transformers model, with its weights and with scales still to be set.
+
+        Args:
+            ann: the trained model. Its activations should be ReLU.
+            replace_activations: put ReLU where the model has another activation. Its accuracy is lost until it is
+                trained again.
+            config_fields: any field of the config, for example `quantization_levels=16`.
+
+        Raises:
+            ValueError: the model has a part that cannot be converted; the message names it and what to do.
+            ImportError: the class was loaded as remote code and the package is not installed.
+        """
+        try:
+            from spikezip_hf.conversion import quantize_ann
+        except ImportError as error:
+            raise ImportError("Converting a model needs the package: pip install spikezip-hf.") from error
+        return quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
+
+    def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "lsq"):
+        """Set every scale from data: a forward pass of the float network over `batches`.
+
+        Args:
+            batches: dicts of model inputs; labels are ignored. A few hundred samples are enough.
+            method: "lsq" for LSQ's rule 2*E|x|/sqrt(S_max), "mse" for the least squared quantization error (goes
+                through `batches` twice).
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: no batches, unknown method, or activations that give no usable scale; names the node.
+            ImportError: as for `from_ann`.
+        """
+        try:
+            from spikezip_hf.conversion import calibrate
+        except ImportError as error:
+            raise ImportError("Calibrating a model needs the package: pip install spikezip-hf.") from error
+        calibrate(self, batches, method)
+        return self
+
+
+class _RefuseBackward(torch.autograd.Function):
+    """Identity that explains itself when a gradient is asked of a spiking model."""
+
+    @staticmethod
+    def forward(ctx, x, anchor, name):
+        ctx.name = name
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        raise RuntimeError(
+            f"{ctx.name} cannot be trained: spikes have no gradient. Fine-tune {ctx.name.replace('Spike', 'Quant')} "
+            f"and convert it again with {ctx.name}.from_quantized(qann)."
+        )
+
+
+class SpikeMixin:
+    """What Spike models add: conversion from the Quant twin, and simulation."""
+
+    quant_class: type[QuantizedPreTrainedModel]
+    readout: str  # the output field that a simulation follows: "logits" or "last_hidden_state"
+
+    @classmethod
+    def from_quantized(cls, qann: QuantizedPreTrainedModel, **config_fields):
+        """The spiking twin of a trained Quant model: same weights, thresholds copied from the quantizers' scales.
+
+        Args:
+            qann: model of the Quant class of the same name.
+            config_fields: any field of the config, for example `time_steps=64` or `firing_schedule="layerwise"`.
+
+        Returns:
+            The spiking model, in eval mode, on the device and in the types of `qann`.
+
+        Raises:
+            TypeError: `qann` is not of the Quant twin's class.
+            ValueError: a scale was never calibrated or is not usable; the message names its node.
+        """
+        if hasattr(qann, "merge_and_unload"):
+            raise TypeError("from_quantized takes the plain Quant model: call merge_and_unload() on the PEFT model first.")
+        if type(qann).__name__ != cls.quant_class.__name__:
+            raise TypeError(
+                f"{cls.__name__}.from_quantized takes a {cls.quant_class.__name__}, got {type(qann).__name__}. "
+                f"Make one with {cls.quant_class.__name__}.from_ann(ann)."
+            )
+        qann.check_nodes()
+        fields = qann.config.to_dict()
+        for derived in ("model_type", "architectures", "auto_map", "transformers_version"):
+            fields.pop(derived, None)
+        config = cls.config_class.from_dict({**fields, **config_fields})
+        with torch.device("meta"):
+            snn = cls(config)
+        snn.to_empty(device=qann.device)
+        # Assigning and not copying keeps each tensor's own type; the clone keeps the twins apart.
+        snn.load_state_dict({key: value.clone() for key, value in qann.state_dict().items()}, assign=True)
+        return snn.eval()
+
+    def check_loaded(self, source: str, missing_keys: list[str]) -> None:
+        super().check_loaded(source, missing_keys)
+        if missing_keys:
+            raise ValueError(
+                f"{source} lacks {', '.join(missing_keys[:3])}{' ...' if len(missing_keys) > 3 else ''}: "
+                f"{type(self).__name__} would answer at random. Train {self.quant_class.__name__} and convert it."
+            )
+        self.check_nodes()
+
+    def post_init(self):
+        super().post_init()
+        self.eval()
+
+    def train(self, mode: bool = True):
+        """A spiking model has no training mode (no dropout to turn on): stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def run(
+        self,
+        network: Callable[[QuantEngine], ModelOutput],
+        inputs: torch.Tensor,
+        input_steps: int = 1,
+        time_steps: int | None = None,
+        output_time_steps: bool = False,
+        execution: str = "cumulative",
+        stop: str = "equilibrium",
+        chunk_steps: int | None = None,
+    ) -> Trajectory:
+        """Run `network` on a batch and follow its output field `self.readout` through time.
+
+        Args:
+            inputs: the batch, looked at for its size and for values that are not finite.
+            input_steps: F, steps over which it arrives.
+            others: arguments of forward.
+        """
+        time_steps = self.config.time_steps if time_steps is None else time_steps
+        chunk_steps = DEFAULT_CHUNK_STEPS if chunk_steps is None else chunk_steps
+        check_positive_integer("time_steps", time_steps)
+        check_positive_integer("chunk_steps", chunk_steps)
+        check_choice("execution", execution, tuple(ENGINES))
+        check_choice("stop", stop, STOPS)
+        if input_steps > time_steps:
+            raise ValueError(f"The input has {input_steps} steps, more than time_steps={time_steps}: raise time_steps.")
+        if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
+            raise ValueError("The input holds values that are not finite (NaN or infinity).")
+        if execution == "equilibrium":
+            if output_time_steps:
+                raise ValueError('output_time_steps needs a simulation: execution="equilibrium" has no time steps.')
+            return closed_form(network(QuantEngine()), self.readout)
+        engine = ENGINES[execution](
+            inputs.shape[0],
+            inputs.device,
+            input_steps=input_steps,
+            max_spikes_per_step=self.config.max_spikes_per_step,
+            first_firing_step={node.name: self.config.first_firing_step(node.stage) for node in self.nodes},
+        )
+        return simulate(
+            network,
+            self.readout,
+            engine,
+            time_steps=time_steps,
+            chunk_steps=chunk_steps,
+            stop_at_equilibrium=stop == "equilibrium",
+            keep_steps=output_time_steps,
+        )
+
+    def refuse_backward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x`, with an error for whoever asks for its gradient."""
+        return _RefuseBackward.apply(x, next(self.parameters()), type(self).__name__) if torch.is_grad_enabled() else x

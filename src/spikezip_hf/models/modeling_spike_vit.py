@@ -1,0 +1,419 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""Quantized and spiking Vision Transformer: one network (paper Figure 3), two meanings.
+
+The network is that of transformers' ViT, with the same parameter names, and an activation node (quantizer, or layer of
+ST-BIF+ neurons) ahead of and behind every matrix product (paper section 3.2.1). Every product sees spikes, or static
+weights, on each side; the one exception is the patch embedding, which takes the image as input current.
+"""
+
+import torch
+from torch import nn
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_spike_vit import QuantViTConfig, SpikeViTConfig
+from .engines import QuantEngine
+from .modeling_quantization import QuantizedPreTrainedModel, QuantMixin, SpikeMixin
+from .operators import Conv2d, LayerNorm, Linear, MatMul, Softmax, name_operators
+from .outputs import SpikeClassifierOutput, SpikeModelOutput
+from .quantization import LSQQuantizer
+from .simulation import Trajectory
+
+
+def activation_node(config, num_features: int, stage: int, signed: bool = True, per_channel: bool | None = None):
+    """A node as the config asks for."""
+    if per_channel is None:
+        per_channel = config.scale_granularity == "per_channel"
+    return LSQQuantizer(config.quantization_levels, signed, num_features, per_channel, stage)
+
+
+def pair(size) -> tuple[int, int]:
+    """(height, width) of a size given as one number or two."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+class ViTPatchEmbeddings(nn.Module):
+    """Image patches to tokens: (B, channels, H, W) to (B, patches, hidden). The one product with analog input."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.projection = Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=pair(config.patch_size), stride=pair(config.patch_size)
+        )
+        self.node = activation_node(config, config.hidden_size, stage=0)
+
+    def forward(self, pixel_values, engine):
+        current = engine.encode(self.projection, pixel_values, per_step=pixel_values.dim() == 5)
+        return engine.fire(self.node, current.flatten(2).transpose(1, 2))
+
+
+class ViTEmbeddings(nn.Module):
+    """Spikes of the patches, and class token and position embeddings as currents."""
+
+    def __init__(self, config):
+        super().__init__()
+        (height, width), (patch_height, patch_width) = pair(config.image_size), pair(config.patch_size)
+        num_patches = (height // patch_height) * (width // patch_width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.patch_embeddings = ViTPatchEmbeddings(config)
+        self.position_embeddings = nn.Parameter(torch.zeros(1, num_patches + 1, config.hidden_size))
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, pixel_values, engine):
+        patches = self.patch_embeddings(pixel_values, engine)
+        class_token = engine.static(self.cls_token).expand(patches.shape[0], -1, -1)
+        tokens = torch.cat((class_token, patches), dim=1) + engine.static(self.position_embeddings)
+        return self.dropout(tokens)
+
+
+class ViTAttention(nn.Module):
+    """Quantized self-attention, and as spikes SESA (paper Figure 3 right, section 3.2.3)."""
+
+    def __init__(self, config, stage: int):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        width = self.num_heads * self.head_dim
+
+        self.q_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.k_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.v_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
+        self.q_node = activation_node(config, width, stage)
+        self.k_node = activation_node(config, width, stage)
+        self.v_node = activation_node(config, width, stage)
+
+        self.scores = MatMul()
+        self.softmax = Softmax()
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        # Its last dimension is positions, so it has one scale in all, and a position has one feature a head.
+        self.probs_node = activation_node(config, self.num_heads, stage, signed=False, per_channel=False)
+
+        self.context = MatMul()
+        self.context_node = activation_node(config, width, stage)
+        self.o_proj = Linear(width, config.hidden_size)
+        self.output_node = activation_node(config, config.hidden_size, stage)
+
+    def split_heads(self, x):
+        """(rows, N, heads * d) to (rows, heads, N, d)."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def forward(self, x, engine):
+        q = self.split_heads(engine.fire(self.q_node, engine.linear(self.q_proj, x)))
+        k = self.split_heads(engine.fire(self.k_node, engine.linear(self.k_proj, x)))
+        v = self.split_heads(engine.fire(self.v_node, engine.linear(self.v_proj, x)))
+
+        scores = engine.matmul(self.scores, q, k.transpose(-1, -2)) * self.scaling
+        probs = engine.fire(self.probs_node, self.dropout(engine.apply(self.softmax, scores)))
+        context = engine.matmul(self.context, probs, v).transpose(1, 2).flatten(2)
+
+        context = engine.fire(self.context_node, context)
+        return engine.fire(self.output_node, engine.linear(self.o_proj, context)), probs
+
+
+class ViTMLP(nn.Module):
+    """Two linear maps; the unsigned node between them is the ReLU."""
+
+    def __init__(self, config, stage: int):
+        super().__init__()
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.hidden_node = activation_node(config, config.intermediate_size, stage, signed=False)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
+        self.output_node = activation_node(config, config.hidden_size, stage)
+
+    def forward(self, x, engine):
+        hidden = engine.fire(self.hidden_node, engine.linear(self.fc1, x))
+        return engine.fire(self.output_node, engine.linear(self.fc2, hidden))
+
+
+class ViTLayer(GradientCheckpointingLayer):
+    """Transformer encoder layer (paper Figure 3 left), pre-norm."""
+
+    def __init__(self, config, stage: int):
+        super().__init__()
+        self.layernorm_before = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_before_node = activation_node(config, config.hidden_size, stage)
+        self.attention = ViTAttention(config, stage)
+        self.layernorm_after = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_after_node = activation_node(config, config.hidden_size, stage)
+        self.mlp = ViTMLP(config, stage)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x, engine):
+        normed = engine.fire(self.layernorm_before_node, engine.apply(self.layernorm_before, x))
+        attended, probs = self.attention(normed, engine)
+        x = self.dropout(attended) + x
+
+        normed = engine.fire(self.layernorm_after_node, engine.apply(self.layernorm_after, x))
+        x = self.dropout(self.mlp(normed, engine)) + x
+        return x, probs
+
+
+class ViTPreTrainedModel(QuantizedPreTrainedModel):
+    base_model_prefix = "vit"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    _no_split_modules = ["ViTEmbeddings", "ViTLayer"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, ViTEmbeddings):
+            init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
+            init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+
+    def prepare_pixels(self, pixel_values: torch.Tensor | None) -> torch.Tensor:
+        """`pixel_values` in the type of the weights.
+
+        Raises:
+            ValueError: they are missing, empty, or not (B, channels, H, W) or (B, F, channels, H, W) of the config.
+        """
+        if pixel_values is None:
+            raise ValueError("pixel_values is missing.")
+        expected = (self.config.num_channels, *pair(self.config.image_size))
+        if pixel_values.dim() not in (4, 5) or tuple(pixel_values.shape[-3:]) != expected or not pixel_values.numel():
+            raise ValueError(
+                f"pixel_values must be (batch, {', '.join(map(str, expected))}), or (batch, steps, "
+                f"{', '.join(map(str, expected))}) for input per step; got {tuple(pixel_values.shape)}. The sizes are "
+                "num_channels and image_size of the config: let the model's own image processor resize the images."
+            )
+        return pixel_values.to(self.dtype)
+
+
+class ViTNetwork(ViTPreTrainedModel):
+    """Embeddings, encoder layers and final LayerNorm, written once for both twins."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.embeddings = ViTEmbeddings(config)
+        self.layers = nn.ModuleList([ViTLayer(config, stage) for stage in range(config.num_hidden_layers)])
+        self.layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.layernorm_node = activation_node(config, config.hidden_size, stage=config.num_hidden_layers)
+        name_operators(self)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.patch_embeddings
+
+    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None) -> BaseModelOutput:
+        """One pass on `engine`: last hidden state (rows, N, hidden)."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        x = self.embeddings(pixel_values, engine)
+        hidden_states = (x,) if output_hidden_states else None
+        attentions = () if output_attentions else None
+        for layer in self.layers:
+            x, probs = layer(x, engine)
+            if hidden_states is not None:
+                hidden_states += (x,)
+            if attentions is not None:
+                attentions += (probs,)
+        x = engine.fire(self.layernorm_node, engine.apply(self.layernorm, x))
+        return BaseModelOutput(last_hidden_state=x, hidden_states=hidden_states, attentions=attentions)
+
+
+class QuantViTModel(QuantMixin, ViTNetwork):
+    """Quantized ViT without a head."""
+
+    config: QuantViTConfig
+    supports_gradient_checkpointing = True
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        engine: QuantEngine | None = None,
+    ) -> BaseModelOutput:
+        """Values of the quantized network.
+
+        Args:
+            pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
+            engine: what the tensors mean; given by a model around this one, or to observe the nodes.
+        """
+        pixel_values = self.prepare_pixels(pixel_values)
+        return self.network(pixel_values, engine or QuantEngine(), output_hidden_states, output_attentions)
+
+
+class SpikeViTMixin(SpikeMixin):
+    """Simulation of a ViT, with or without a head."""
+
+    def trajectory(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **arguments,
+    ) -> Trajectory:
+        """Simulate; `arguments` are those of `SpikeViTForImageClassification.forward`."""
+        pixel_values = self.prepare_pixels(pixel_values)
+        return self.run(
+            lambda engine: self.network(pixel_values, engine, output_hidden_states, output_attentions),
+            pixel_values,
+            input_steps=pixel_values.shape[1] if pixel_values.dim() == 5 else 1,
+            **arguments,
+        )
+
+
+class SpikeViTModel(SpikeViTMixin, ViTNetwork):
+    """Spiking ViT without a head."""
+
+    config: SpikeViTConfig
+    quant_class = QuantViTModel
+    readout = "last_hidden_state"
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        time_steps: int | None = None,
+        output_time_steps: bool = False,
+        execution: str = "cumulative",
+        stop: str = "equilibrium",
+        chunk_steps: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        engine: QuantEngine | None = None,
+    ) -> SpikeModelOutput | BaseModelOutput:
+        """Simulate the network on a batch, from rest: see `SpikeViTForImageClassification.forward`.
+
+        Args:
+            engine: given by a model around this one, which runs the simulation itself.
+        """
+        if engine is not None:
+            return self.network(pixel_values, engine, output_hidden_states, output_attentions)
+        run = self.trajectory(
+            pixel_values,
+            output_hidden_states,
+            output_attentions,
+            time_steps=time_steps,
+            output_time_steps=output_time_steps,
+            execution=execution,
+            stop=stop,
+            chunk_steps=chunk_steps,
+        )
+        return SpikeModelOutput(
+            last_hidden_state=self.refuse_backward(run.readout),
+            last_hidden_state_per_step=run.per_step,
+            **run.records(),
+        )
+
+
+class ViTClassifierNetwork(ViTPreTrainedModel):
+    """The network and a linear head on the class token, written once for both twins."""
+
+    base_class: type[ViTNetwork]
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.num_labels = config.num_labels
+        self.vit = self.base_class(config)
+        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None) -> ImageClassifierOutput:
+        """One pass on `engine`: logits (rows, classes). The head reads accumulated spikes and never fires."""
+        outputs = self.vit(
+            pixel_values,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
+            engine=engine,
+            return_dict=True,
+        )
+        return ImageClassifierOutput(
+            logits=engine.linear(self.classifier, outputs.last_hidden_state[:, 0]),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class QuantViTForImageClassification(QuantMixin, ViTClassifierNetwork):
+    """Quantized ViT with a classification head: the network that is trained, and the twin of its spiking form."""
+
+    config: QuantViTConfig
+    base_class = QuantViTModel
+    supports_gradient_checkpointing = True
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        engine: QuantEngine | None = None,
+    ) -> ImageClassifierOutput:
+        """Values of the quantized network.
+
+        Args:
+            pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
+            labels: (B,) class indices; or as transformers' `problem_type` says.
+            engine: what the tensors mean; given to observe the nodes.
+        """
+        pixel_values = self.prepare_pixels(pixel_values)
+        outputs = self.network(pixel_values, engine or QuantEngine(), output_hidden_states, output_attentions)
+        if labels is not None:
+            outputs.loss = self.loss_function(labels, outputs.logits, self.config)
+        return outputs
+
+
+class SpikeViTForImageClassification(SpikeViTMixin, ViTClassifierNetwork):
+    """Spiking ViT with a classification head (paper section 3.2)."""
+
+    config: SpikeViTConfig
+    base_class = SpikeViTModel
+    quant_class = QuantViTForImageClassification
+    readout = "logits"
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        time_steps: int | None = None,
+        output_time_steps: bool = False,
+        execution: str = "cumulative",
+        stop: str = "equilibrium",
+        chunk_steps: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+    ) -> SpikeClassifierOutput:
+        """Simulate the network on a batch, from rest.
+
+        Args:
+            pixel_values: (B, channels, H, W), a static current; or (B, F, channels, H, W), the current that arrives at
+                each of the first F steps.
+            labels: (B,) class indices, for the loss of the final logits.
+            time_steps: T, most steps to run; the config's by default.
+            output_time_steps: also return `logits_per_step`.
+            execution: "cumulative", exact and fast; "event", the paper's operators step by step, which round
+                differently in float32; "equilibrium", the final logits in one pass and no simulation.
+            stop: "equilibrium" to end when every sample is proven to have got there; "never" to run all T steps.
+            chunk_steps: steps computed at once (1 = streaming); spikes do not depend on it, memory and speed do.
+            output_hidden_states, output_attentions: return those of the last step.
+
+        Raises:
+            ValueError: an argument is out of range or the pixels are not finite; the message names it.
+        """
+        run = self.trajectory(
+            pixel_values,
+            output_hidden_states,
+            output_attentions,
+            time_steps=time_steps,
+            output_time_steps=output_time_steps,
+            execution=execution,
+            stop=stop,
+            chunk_steps=chunk_steps,
+        )
+        logits = self.refuse_backward(run.readout)
+        return SpikeClassifierOutput(
+            loss=None if labels is None else self.loss_function(labels, logits, self.config),
+            logits=logits,
+            logits_per_step=run.per_step,
+            **run.records(),
+        )

@@ -1,0 +1,109 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""The modules a network is made of, and their event-driven forms: SESA, Spike-Softmax, Spike-LayerNorm.
+
+The modules are plain float operators with a name. Which meaning their tensors have (values, accumulated values,
+changes of one step) is the business of the engines. The event-driven forms keep the state of one simulation; they live
+in the run of an `EventEngine`, one for each named module, and end with it.
+"""
+
+import torch
+from torch import nn
+
+
+class Linear(nn.Linear):
+    """nn.Linear that can be asked for its map without the bias: (..., in_features) to (..., out_features)."""
+
+    name: str = ""
+
+    def forward(self, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight, self.bias if bias else None)
+
+
+class Conv2d(nn.Conv2d):
+    """nn.Conv2d that can be asked for its map without the bias."""
+
+    name: str = ""
+
+    def forward(self, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
+        return self._conv_forward(x, self.weight, self.bias if bias else None)
+
+
+class MatMul(nn.Module):
+    """Product of two dynamic operands, (..., n, d) @ (..., d, m)."""
+
+    name: str = ""
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.matmul(a, b)
+
+
+class Softmax(nn.Module):
+    """Softmax over the last dimension, in at least float32."""
+
+    name: str = ""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.softmax(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """nn.LayerNorm with a name."""
+
+    name: str = ""
+
+
+def name_operators(network: nn.Module) -> None:
+    """Give every operator and node of `network` its path as name, the key of its state in a simulation."""
+    for path, module in network.named_modules():
+        if hasattr(type(module), "name"):
+            module.name = path  # type: ignore[assignment]
+
+
+class SESA:
+    """Spike-equivalent product of two spike trains (paper section 3.2.3, Eq. 4).
+
+        O_t = S_A,t @ B_t + A_t @ S_B,t - A_t @ B_t
+
+    where A_t, B_t are the spikes of step t and S_A,t, S_B,t the accumulated ones, step t included. Summed over the
+    steps this is S_A,T @ S_B,T: three products a step, each with spikes on at least one side.
+    """
+
+    def __init__(self) -> None:
+        self.accumulated_a: torch.Tensor | float = 0.0
+        self.accumulated_b: torch.Tensor | float = 0.0
+
+    def step(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        self.accumulated_a = self.accumulated_a + a
+        self.accumulated_b = self.accumulated_b + b
+        return self.accumulated_a @ b + a @ self.accumulated_b - a @ b
+
+
+class SpikeOperator:
+    """Differential form of a non-linear operator (paper section 3.2.4, Eq. 5).
+
+        X_t = X_{t-1} + x_t        O_t = sigma(X_t)        o_t = O_t - O_{t-1},  O_{-1} = 0
+    """
+
+    def __init__(self, sigma: nn.Module):
+        self.sigma = sigma
+        self.accumulated_input: torch.Tensor | float = 0.0
+        self.last_output: torch.Tensor | float = 0.0
+
+    def step(self, x: torch.Tensor) -> torch.Tensor:
+        self.accumulated_input = self.accumulated_input + x
+        output = self.sigma(self.accumulated_input)
+        change = output - self.last_output
+        self.last_output = output
+        return change
+
+
+class SpikeSoftmax(SpikeOperator):
+    """Spike-Softmax: Eq. 5 with sigma = softmax."""
+
+
+class SpikeLayerNorm(SpikeOperator):
+    """Spike-LayerNorm: Eq. 5 with sigma = LayerNorm, its affine part included."""
+
+
+# The event-driven form of each non-linear operator.
+SPIKE_FORMS: dict[type[nn.Module], type[SpikeOperator]] = {Softmax: SpikeSoftmax, LayerNorm: SpikeLayerNorm}

@@ -1,0 +1,50 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""What spiking models return: the fields of a simulation beside those of transformers' own outputs."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class SpikeModelOutput(ModelOutput):
+    """Output of a spiking base model.
+
+    Args:
+        last_hidden_state: (B, N, hidden) accumulated output at the last step.
+        last_hidden_state_per_step: (B, T, N, hidden) the same after each step, with `output_time_steps=True`.
+        equilibrium_step: (B,) int64, first step, counted from 1, after which nothing moves; -1 = not proven.
+        spike_counts: (B, nodes) int64 spikes until the last step, columns named by `model.node_names`.
+        neuron_counts: (B, nodes) int64 neurons of each node.
+        hidden_states, attentions: at the last step, as in the QANN, when asked for.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    last_hidden_state_per_step: torch.FloatTensor | None = None
+    equilibrium_step: torch.LongTensor | None = None
+    spike_counts: torch.LongTensor | None = None
+    neuron_counts: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class SpikeClassifierOutput(ModelOutput):
+    """Output of a spiking classifier.
+
+    Args:
+        loss: of the logits at the last step, when labels are given. For evaluation: it has no gradient.
+        logits: (B, classes) at the last step: the membrane potential of the head (paper section 3.2.2).
+        logits_per_step: (B, T, classes) the same after each step, with `output_time_steps=True`.
+        equilibrium_step, spike_counts, neuron_counts, hidden_states, attentions: see `SpikeModelOutput`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    logits_per_step: torch.FloatTensor | None = None
+    equilibrium_step: torch.LongTensor | None = None
+    spike_counts: torch.LongTensor | None = None
+    neuron_counts: torch.LongTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None

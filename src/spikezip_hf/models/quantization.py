@@ -1,0 +1,179 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""The activation quantizer of the QANN, which is also the threshold and the bounds of its ST-BIF+ neuron.
+
+    Quantize(x) = s * clamp(floor(x / s + 1/2), S_min, S_max)          (paper Eq. 2)
+
+`floor(. + 1/2)` and not `round`: a neuron that starts at V_0 = s/2 with threshold s breaks ties upwards, and the
+quantizer has to break them the same way. The scale is learned by LSQ (Esser et al. 2019, "Learned Step Size
+Quantization", arXiv:1902.08153).
+"""
+
+import torch
+from torch import nn
+
+# A scale below this counts as collapsed and is used as this. It is far under any scale that calibration gives, and
+# keeps x / s finite for every activation that a half-precision model can hold.
+MIN_SCALE = 1e-8
+
+
+def level_bounds(levels: int, signed: bool) -> tuple[int, int]:
+    """(S_min, S_max) of a quantizer with `levels` levels: -L/2 .. L/2-1 when signed, 0 .. L-1 when not.
+
+    Raises:
+        ValueError: `levels` is not an even integer from 4 to 256.
+    """
+    if not isinstance(levels, int) or levels % 2 or not 4 <= levels <= 256:
+        raise ValueError(f"quantization_levels must be an even integer from 4 to 256, got {levels!r}.")
+    return (-(levels // 2), levels // 2 - 1) if signed else (0, levels - 1)
+
+
+def threshold(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`scale`, at least MIN_SCALE, in the type that inputs of `dtype` are quantized in: float32 or wider."""
+    return scale.clamp_min(MIN_SCALE).to(torch.promote_types(dtype, torch.float32))
+
+
+def ratio(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """x / s, in at least float32."""
+    s = threshold(scale, x.dtype)
+    return x.to(s.dtype) / s
+
+
+def quantize(x: torch.Tensor, scale: torch.Tensor, min_level: int, max_level: int) -> torch.Tensor:
+    """Levels clamp(floor(x/s + 1/2), S_min, S_max): whole numbers in a floating type (float32 or wider)."""
+    return torch.floor(ratio(x, scale) + 0.5).clamp(min_level, max_level)
+
+
+def dequantize(levels: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Values s * levels, multiplied in at least float32, returned as `dtype`."""
+    s = threshold(scale, dtype)
+    return (levels.to(s.dtype) * s).to(dtype)
+
+
+class LSQFunction(torch.autograd.Function):
+    """Quantize and dequantize, with LSQ's gradients (Esser et al. 2019, Eq. 3 and 5).
+
+    An autograd function and not the usual `(q - x).detach() + x`: that sum rounds, and the values a QANN computes
+    with would differ in the last bit from the ones its neurons emit.
+    """
+
+    @staticmethod
+    def forward(x, scale, min_level, max_level, gradient_scale):
+        return dequantize(quantize(x, scale, min_level, max_level), scale, x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, scale, ctx.min_level, ctx.max_level, ctx.gradient_scale = inputs
+        ctx.save_for_backward(x, scale)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        x, scale = ctx.saved_tensors
+        position = ratio(x, scale)
+        inside = (position > ctx.min_level) & (position < ctx.max_level)
+        grad = grad_output.to(position.dtype)
+
+        grad_x = (grad * inside).to(x.dtype) if ctx.needs_input_grad[0] else None
+        grad_scale = None
+        if ctx.needs_input_grad[1]:
+            level = torch.floor(position + 0.5).clamp(ctx.min_level, ctx.max_level)
+            per_element = grad * torch.where(inside, level - position, level)
+            # One scale for all elements, or one for each channel of the last dimension.
+            total = per_element.sum() if scale.numel() == 1 else per_element.flatten(0, -2).sum(0)
+            grad_scale = (total * ctx.gradient_scale).reshape(scale.shape).to(scale.dtype)
+        return grad_x, grad_scale, None, None, None
+
+
+class LSQQuantizer(nn.Module):
+    """An activation node: LSQ quantizer in the QANN, threshold and bounds of an ST-BIF+ neuron in the SNN.
+
+    Args:
+        levels: number of levels L, even, 4 to 256. Signed levels are -L/2 .. L/2-1, unsigned ones 0 .. L-1.
+        signed: an unsigned quantizer also stands for the ReLU in front of it.
+        num_features: features of one position. LSQ's gradient scale is 1/sqrt(N * S_max); N counts the features that
+            share one scale at one position, never batch or sequence length, so that a gradient does not depend on how
+            its batch was put together.
+        per_channel: one scale for each of the `num_features` channels of the last dimension instead of one in all.
+        stage: depth of the node in the network, read by firing schedules.
+
+    Attributes:
+        scale: (1,) or (num_features,), positive. Float32 whatever type the model is cast to, if not wider.
+        initialized: saved bool scalar, False until `calibrate` or a checkpoint has set the scale.
+    """
+
+    name: str = ""  # path in the network, key of the node's state in a simulation; set by `name_operators`
+
+    def __init__(self, levels: int, signed: bool, num_features: int, per_channel: bool = False, stage: int = 0):
+        super().__init__()
+        self.min_level, self.max_level = level_bounds(levels, signed)
+        self.levels = levels
+        self.signed = signed
+        self.stage = stage
+        self.gradient_scale = (self.max_level * (1 if per_channel else num_features)) ** -0.5
+        self.scale = nn.Parameter(torch.full((num_features if per_channel else 1,), self.default_scale))
+        self.register_buffer("initialized", torch.tensor(False))
+        self.initialized: torch.Tensor
+
+    @property
+    def default_scale(self) -> float:
+        """The scale of a node never calibrated: a range of 8, about that of a LayerNorm's output."""
+        return 8.0 / self.levels
+
+    @property
+    def level_dtype(self) -> torch.dtype:
+        """Integer type that holds a level *and* the difference of two (int8 would wrap above 128 levels)."""
+        return torch.int8 if self.levels <= 128 else torch.int16
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Quantized values, same shape and type as `x`; contiguous.
+
+        Contiguous, here and in `quantize`, because the layout of an operand chooses the kernel of the product that
+        follows: the QANN and the simulation must hand over the same layout to get the same bits.
+        """
+        return LSQFunction.apply(x.contiguous(), self.scale, self.min_level, self.max_level, self.gradient_scale)
+
+    def quantize(self, x: torch.Tensor) -> torch.Tensor:
+        """Levels of `x`, whole numbers in a floating type, contiguous."""
+        return quantize(x.contiguous(), self.scale, self.min_level, self.max_level)
+
+    def dequantize(self, levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Values of `levels` as `dtype`."""
+        return dequantize(levels, self.scale, dtype)
+
+    def threshold(self, dtype: torch.dtype) -> torch.Tensor:
+        """V_thr of the neuron, (1,) or (num_features,), in the type that inputs of `dtype` are compared in."""
+        return threshold(self.scale, dtype)
+
+    def problem(self) -> str | None:
+        """Why the node cannot serve as a neuron, in words; None if it can."""
+        if not bool(torch.isfinite(self.scale).all()):
+            return "is not finite"
+        if not bool((self.scale >= MIN_SCALE).all()):
+            return f"is below {MIN_SCALE:g}"
+        if not bool(self.initialized):
+            return "was never set by calibrate() or a checkpoint"
+        return None
+
+    @torch.no_grad()
+    def set_scale(self, scale: torch.Tensor) -> None:
+        """Store a calibrated scale, (1,) or (num_features,), and mark the node as initialized.
+
+        Raises:
+            ValueError: the scale is not finite or not positive.
+        """
+        self.scale.copy_(scale.reshape(self.scale.shape))
+        self.initialized.fill_(True)
+        if problem := self.problem():
+            self.initialized.fill_(False)
+            raise ValueError(f"{self.name or 'quantizer'}.scale {problem}: its calibration data is unusable.")
+
+    def _apply(self, fn, recurse=True):
+        # `.half()` and `.bfloat16()` are meant for weights; a rounded threshold would be another quantizer.
+        def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
+            applied = fn(tensor)
+            return tensor.to(applied.device) if applied.dtype in (torch.float16, torch.bfloat16) else applied
+
+        return super()._apply(keep_precision, recurse)
+
+    def extra_repr(self) -> str:
+        kind = "signed" if self.signed else "unsigned"
+        return f"levels={self.levels}, {kind}, scales={self.scale.numel()}, stage={self.stage}"

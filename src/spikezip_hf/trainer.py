@@ -1,0 +1,91 @@
+"""Quantization-aware training with distillation, as a transformers Trainer."""
+
+from itertools import islice
+
+import torch
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+
+from spikezip_hf.distillation import soft_label_loss
+from spikezip_hf.models.modeling_quantization import QuantMixin
+from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer
+from spikezip_hf.optim import parameter_groups
+from spikezip_hf.training_args import QATTrainingArguments
+
+
+class KeepScalesPositive(TrainerCallback):
+    """Puts a scale that a step has pushed through zero back at the smallest one, before it is used."""
+
+    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
+        for module in model.modules():
+            if isinstance(module, LSQQuantizer):
+                module.scale.data.clamp_(min=MIN_SCALE)
+
+
+class QATTrainer(Trainer):
+    """Trainer of a Quant model: calibrates scales first, then trains weights and scales, with a teacher if given.
+
+    Args:
+        model: a Quant model, for example `QuantViTForImageClassification.from_ann(ann)`.
+        args: `QATTrainingArguments`.
+        teacher_model: the ordinary network to learn from, with the same labels. Loss:
+            hard labels + distillation_weight * soft labels.
+        others: as for transformers' Trainer.
+
+    Raises:
+        TypeError: the model is not a Quant model.
+        ValueError: the teacher has another number of labels.
+    """
+
+    args: QATTrainingArguments
+
+    def __init__(self, model, args: QATTrainingArguments, *, teacher_model: PreTrainedModel | None = None, **kwargs):
+        if not isinstance(model, QuantMixin):
+            raise TypeError(
+                f"QATTrainer trains Quant models, got {type(model).__name__}. Make one with Quant....from_ann(ann); a "
+                "Spike model is trained as its Quant twin and converted again."
+            )
+        if teacher_model is not None and teacher_model.config.num_labels != model.config.num_labels:
+            raise ValueError(
+                f"The teacher has {teacher_model.config.num_labels} labels, the model {model.config.num_labels}."
+            )
+        super().__init__(model, args, **kwargs)
+        # Our loss is a mean over the batch: Trainer has to divide it by the accumulation steps.
+        self.model_accepts_loss_kwargs = False
+        self.teacher = None
+        if teacher_model is not None:
+            self.teacher = teacher_model.to(self.args.device).eval().requires_grad_(False)
+        self.add_callback(KeepScalesPositive())
+
+    def train(self, *args, **kwargs):
+        """Trainer.train, after setting the scales from training data where none is set yet."""
+        if not all(bool(node.initialized) for node in self.model.nodes):
+            batches = islice(self.get_train_dataloader(), self.args.calibration_batches)
+            self.model.calibrate(batches, self.args.calibration_method)
+        return super().train(*args, **kwargs)
+
+    def create_optimizer(self, model=None):
+        """Trainer's optimizer over our parameter groups."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model,
+                decay_names=set(self.get_decay_parameter_names(model)),
+                weight_decay=self.args.weight_decay,
+                scale_learning_rate=self.args.scale_learning_rate,
+            )
+            self.optimizer = optimizer_class(groups, **arguments)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Hard-label loss of the model, and while training the teacher's soft labels."""
+        outputs = model(**inputs)
+        if outputs.loss is None:
+            raise ValueError("The batch has no labels, so there is no loss to train on.")
+        loss = outputs.loss
+        if self.teacher is not None and self.args.distillation_weight and model.training:
+            with torch.no_grad():
+                teacher_logits = self.teacher(**inputs).logits
+            soft = soft_label_loss(outputs.logits, teacher_logits, self.args.distillation_temperature)
+            loss = loss + self.args.distillation_weight * soft
+        return (loss, outputs) if return_outputs else loss
