@@ -12,11 +12,14 @@ from spikezip_hf.models.modeling_spike_vit import (
     SpikeViTForImageClassification,
     SpikeViTModel,
 )
+from spikezip_hf.training_args import QATTrainingArguments
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
+    "QATTrainer",
+    "QATTrainingArguments",
     "QuantViTConfig",
     "QuantViTForImageClassification",
     "QuantViTModel",
@@ -27,3 +30,12 @@ __all__ = [
 ]
 
 register()
+
+
+def __getattr__(name: str):
+    # Trainer needs accelerate; the models must be importable without it.
+    if name == "QATTrainer":
+        from spikezip_hf.trainer import QATTrainer
+
+        return QATTrainer
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -132,16 +132,16 @@ class LSQQuantizer(nn.Module):
         return LSQFunction.apply(x.contiguous(), self.scale, self.min_level, self.max_level, self.gradient_scale)
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
-        """Levels of `x`, whole numbers in a floating type, contiguous."""
-        return quantize(x.contiguous(), self.scale, self.min_level, self.max_level)
+        """Levels of `x`, whole numbers in a floating type, contiguous. No gradient, here and below."""
+        return quantize(x.contiguous(), self.scale.detach(), self.min_level, self.max_level)
 
     def dequantize(self, levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Values of `levels` as `dtype`."""
-        return dequantize(levels, self.scale, dtype)
+        return dequantize(levels, self.scale.detach(), dtype)
 
     def threshold(self, dtype: torch.dtype) -> torch.Tensor:
         """V_thr of the neuron, (1,) or (num_features,), in the type that inputs of `dtype` are compared in."""
-        return threshold(self.scale, dtype)
+        return threshold(self.scale.detach(), dtype)
 
     def problem(self) -> str | None:
         """Why the node cannot serve as a neuron, in words; None if it can."""

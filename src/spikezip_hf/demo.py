@@ -1,0 +1,227 @@
+"""The main job, on real images, in three minutes: `python -m spikezip_hf.demo --help`.
+
+A ReLU ViT learns scikit-learn's digits; its quantized twin is trained with the ViT as teacher; the spiking twin is
+converted from that, verified, saved, loaded through the Auto classes, and used in a pipeline.
+"""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+try:
+    from torchvision.transforms import v2
+    from transformers import (
+        AutoImageProcessor,
+        AutoModelForImageClassification,
+        Trainer,
+        TrainingArguments,
+        ViTConfig,
+        ViTForImageClassification,
+        ViTImageProcessor,
+        pipeline,
+        set_seed,
+    )
+
+    from spikezip_hf.analysis.plots import plot_accuracy_over_time
+    from spikezip_hf.data import load_digits
+    from spikezip_hf.trainer import QATTrainer
+except ImportError as error:
+    sys.exit(f"The demo needs more than the models do ({error}): pip install 'spikezip-hf[demo]'")
+
+from spikezip_hf import (
+    QATTrainingArguments,
+    QuantViTForImageClassification,
+    SpikeViTForImageClassification,
+    verify_equivalence,
+)
+from spikezip_hf.analysis import accuracy, accuracy_over_time
+
+REPORTED_STEPS = (8, 16, 32, 64)
+
+
+class Digits(torch.utils.data.Dataset):
+    """A split of the digits as model inputs; with `augment`, rotated, shifted and scaled at random each time."""
+
+    def __init__(self, split, processor, augment: bool = False):
+        self.pixel_values = processor(images=list(split["image"]), return_tensors="pt")["pixel_values"]
+        self.labels = torch.tensor(split["label"])
+        black = float(self.pixel_values.min())
+        bilinear = v2.InterpolationMode.BILINEAR
+        shake = v2.RandomAffine(degrees=10, translate=(0.05, 0.05), scale=(0.93, 1.07), interpolation=bilinear, fill=black)
+        self.transform = shake if augment else v2.Identity()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        return {"pixel_values": self.transform(self.pixel_values[index]), "labels": self.labels[index]}
+
+    def batch(self) -> dict[str, torch.Tensor]:
+        """The whole split as one batch."""
+        return {"pixel_values": self.pixel_values, "labels": self.labels}
+
+
+def train_ann(data: Digits, names: list[str], arguments: dict, epochs: int) -> ViTForImageClassification:
+    """A small ViT with ReLU, trained from scratch."""
+    config = ViTConfig(
+        image_size=8,
+        patch_size=2,
+        hidden_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=128,
+        hidden_act="relu",
+        id2label=dict(enumerate(names)),
+        label2id={name: index for index, name in enumerate(names)},
+    )
+    ann = ViTForImageClassification(config)
+    args = TrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=1e-3)
+    Trainer(ann, args, train_dataset=data).train()
+    return ann.eval()
+
+
+def train_qann(ann, data: Digits, levels: int, arguments: dict, epochs: int) -> QuantViTForImageClassification:
+    """Its quantized twin, trained with the ViT as teacher."""
+    qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=levels)
+    args = QATTrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=3e-4)
+    QATTrainer(qann, args, teacher_model=ann, train_dataset=data).train()
+    return qann.eval()
+
+
+@torch.no_grad()
+def report(ann, qann, snn, test: Digits, max_steps: int) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """Figures of all three networks on the held-out images; accuracy after every step, (T,); and T_eq, (settled,)."""
+    batch = test.batch()
+    images, labels = batch["pixel_values"], batch["labels"]
+    expected = qann(images).logits
+    out = snn(images, time_steps=max_steps, output_time_steps=True)
+    certificate = verify_equivalence(qann, snn, batch, time_steps=max_steps)
+    curve = accuracy_over_time(out.logits_per_step, labels)
+    t_eq = out.equilibrium_step[out.equilibrium_step > 0]
+
+    def row(network: str, steps: int | str, logits: torch.Tensor) -> dict:
+        agreement = float((logits.argmax(-1) == expected.argmax(-1)).double().mean())
+        return {"network": network, "T": steps, "accuracy": accuracy(logits, labels), "agrees with QANN": agreement}
+
+    return {
+        "images": len(labels),
+        "rows": [
+            row("ANN", "-", ann(images).logits),
+            row("QANN", "-", expected),
+            *(row("SNN", steps, out.logits_per_step[:, steps - 1]) for steps in REPORTED_STEPS),
+            row("SNN", "equilibrium", out.logits),
+        ],
+        "at equilibrium": len(t_eq),
+        "T_eq": {
+            "mean": round(float(t_eq.double().mean()), 2),
+            "95th percentile": int(t_eq.double().quantile(0.95, interpolation="higher")),
+            "max": int(t_eq.max()),
+        }
+        if len(t_eq)
+        else None,
+        "spikes per neuron": float(out.spike_counts.sum() / out.neuron_counts.sum()),
+        "certificate": str(certificate),
+        "exact": certificate.exact,
+    }, curve, t_eq
+
+
+def table(results: dict) -> str:
+    """The results as text (a Markdown table and three lines)."""
+    lines = ["| network | T | accuracy | agrees with QANN |", "|---|---|---|---|"]
+    for row in results["rows"]:
+        lines.append(f"| {row['network']} | {row['T']} | {row['accuracy']:.2%} | {row['agrees with QANN']:.2%} |")
+    t_eq = results["T_eq"]
+    times = ", ".join(f"{name} {value}" for name, value in t_eq.items()) if t_eq else "no image got there"
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"T_eq: {times} ({results['at equilibrium']} of {results['images']} held-out images)",
+            f"spikes per neuron until then: {results['spikes per neuron']:.2f}",
+            f"certificate: {results['certificate']}",
+        ]
+    )
+
+
+def check_pipeline(path: Path, images: list, expected: list[int], max_steps: int) -> None:
+    """Load the saved network by its path alone and classify plain images; the answers have to be the same."""
+    snn = AutoModelForImageClassification.from_pretrained(path)
+    classify = pipeline("image-classification", model=snn, image_processor=AutoImageProcessor.from_pretrained(path))
+    answers = [answer[0]["label"] for answer in classify(images, batch_size=len(images), top_k=1)]
+    if answers != [snn.config.id2label[index] for index in expected]:
+        raise RuntimeError("The pipeline does not answer what the network does.")
+
+
+def run(output: Path, seed: int = 0, levels: int = 32, epochs: int = 40, qat_epochs: int = 15) -> dict:
+    """Do it all; returns what `results.json` in `output` holds."""
+    start = time.perf_counter()
+    torch.set_num_threads(2)  # sums depend on it; the table should not depend on the machine's cores
+    set_seed(seed)
+    output.mkdir(parents=True, exist_ok=True)
+    max_steps = 16 * levels  # far more than equilibrium needs
+    arguments = {
+        "output_dir": str(output / "trainer"),
+        "per_device_train_batch_size": 32,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.05,
+        "seed": seed,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+    }
+    digits = load_digits(seed)
+    processor = ViTImageProcessor(size={"height": 8, "width": 8})
+    train, test = Digits(digits["train"], processor, augment=True), Digits(digits["test"], processor)
+
+    announce(f"1/5  Training a ReLU ViT on {len(train)} digits")
+    ann = train_ann(train, digits["train"].features["label"].names, arguments, epochs)
+    announce(f"2/5  Quantizing it to {levels} levels and training that, with the ViT as teacher")
+    qann = train_qann(ann, train, levels, arguments, qat_epochs)
+    announce("3/5  Converting and saving the spiking network")
+    snn = SpikeViTForImageClassification.from_quantized(qann, time_steps=max_steps)
+    snn.save_pretrained(output / "snn")
+    processor.save_pretrained(output / "snn")
+    announce(f"4/5  Loading it and simulating {len(test)} held-out digits")
+    snn = AutoModelForImageClassification.from_pretrained(output / "snn")
+    results, curve, t_eq = report(ann, qann, snn, test, max_steps)
+    announce("5/5  Classifying them again through pipeline('image-classification')")
+    with torch.no_grad():
+        expected = qann(test.pixel_values).logits.argmax(-1).tolist()
+    check_pipeline(output / "snn", list(digits["test"]["image"]), expected, max_steps)
+
+    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    (output / "results.md").write_text(table(results) + "\n")
+    accuracies = {row["network"]: row["accuracy"] for row in results["rows"] if row["T"] == "-"}
+    shown = int(t_eq.max()) + 8 if len(t_eq) else max_steps
+    title = f"Digits, ViT with {levels} levels: accuracy against time-steps"
+    plot_accuracy_over_time(output / "accuracy_over_time.png", curve[:shown], accuracies, t_eq, title)
+    announce(f"Done in {time.perf_counter() - start:.0f} s")
+    return results
+
+
+def announce(line: str) -> None:
+    print(f"\n{line}", flush=True)  # noqa: T201
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m spikezip_hf.demo", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--output", type=Path, default=Path("outputs/digits"), help="folder for results and the SNN")
+    parser.add_argument("--seed", type=int, default=0, help="of data split, weights and training (default: 0)")
+    parser.add_argument("--levels", type=int, default=32, help="quantization levels, even, 4 to 256 (default: 32)")
+    options = parser.parse_args()
+    try:
+        results = run(options.output, options.seed, options.levels)
+    except KeyboardInterrupt:
+        sys.exit("\nInterrupted; nothing was written but what the steps above had finished.")
+    announce(table(results))
+    announce(f"In {options.output}: results.md, results.json, accuracy_over_time.png, snn/ (the network)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""The tracker and the membrane form against the paper's Eq. 1, step for step."""
+
+import math
+from fractions import Fraction
+from itertools import accumulate
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from spikezip_hf.models.engines import CumulativeEngine, EventEngine
+from spikezip_hf.models.neurons import pending_spikes, track
+from spikezip_hf.models.quantization import LSQQuantizer, level_bounds
+from tests.models.oracle import equilibrium_level, st_bif_plus
+
+levels_and_sign = st.tuples(st.sampled_from([4, 6, 8, 16, 32, 128, 256]), st.booleans())
+# Multiples of 1/64 up to 2^10, and thresholds that are powers of two: every sum, product and quotient is exact.
+dyadic = st.integers(-(2**12), 2**12).map(lambda n: n / 64)
+dyadic_threshold = st.sampled_from([0.25, 0.5, 1.0, 2.0])
+
+
+def make_node(levels, signed, scale):
+    node = LSQQuantizer(levels, signed, num_features=1).double()
+    node.name = "node"
+    node.set_scale(torch.tensor([scale], dtype=torch.float64))
+    return node
+
+
+def run_cumulative(node, inputs, chunk, max_spikes=1, first_step=1):
+    """Tracers after every step, from the engine's `fire` on accumulated inputs."""
+    engine = CumulativeEngine(1, torch.device("cpu"), len(inputs), max_spikes, {"node": first_step})
+    sums = torch.tensor(inputs, dtype=torch.float64).cumsum(0)
+    tracers = []
+    for start in range(0, len(inputs), chunk):
+        steps = sums[start : start + chunk].reshape(-1, 1, 1)
+        engine.advance(len(steps))
+        tracers += (engine.fire(node, steps) / node.scale.item()).flatten().tolist()
+    return tracers, engine
+
+
+def run_event(node, inputs, max_spikes=1, first_step=1):
+    """(spike, potential) of every step, from the event engine's `fire`."""
+    engine = EventEngine(1, torch.device("cpu"), len(inputs), max_spikes, {"node": first_step})
+    trace = []
+    for current in inputs:
+        engine.advance(1)
+        spike = engine.fire(node, torch.tensor([[current]], dtype=torch.float64)).item() / node.scale.item()
+        trace.append((spike, engine.membranes["node"].item()))
+    return trace, engine
+
+
+@settings(max_examples=200, deadline=None)
+@given(levels_and_sign, dyadic_threshold, st.lists(dyadic, min_size=1, max_size=60), st.integers(1, 17))
+def test_both_forms_equal_eq1_exactly_on_dyadic_inputs(kind, threshold, inputs, chunk):
+    levels, signed = kind
+    s_min, s_max = level_bounds(levels, signed)
+    node = make_node(levels, signed, threshold)
+    oracle = list(
+        st_bif_plus([Fraction(x) for x in inputs], Fraction(threshold), s_min, s_max)  # no rounding anywhere
+    )
+
+    tracers, engine = run_cumulative(node, inputs, chunk)
+    assert tracers == [s for _, s, _ in oracle]
+    assert engine.spike_counts["node"].item() == sum(abs(theta) for theta, _, _ in oracle)
+
+    trace, _ = run_event(node, inputs)
+    assert [spike for spike, _ in trace] == [theta for theta, _, _ in oracle]
+    assert [potential for _, potential in trace] == [float(v) for _, _, v in oracle]
+    assert all(s_min <= s <= s_max for s in tracers)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    levels_and_sign,
+    st.floats(0.01, 3.0),
+    st.lists(st.floats(-5, 5), min_size=1, max_size=60),
+)
+def test_both_forms_equal_eq1_on_floats_away_from_ties(kind, threshold, inputs):
+    levels, signed = kind
+    s_min, s_max = level_bounds(levels, signed)
+    node = make_node(levels, signed, threshold)
+    # The oracle is exact, on the very threshold and inputs that the float forms get.
+    exact = Fraction(node.scale.item())
+    sums = list(accumulate(Fraction(x) for x in inputs))
+    distance = min(abs((u / exact + Fraction(1, 2)) - round(u / exact + Fraction(1, 2))) for u in sums)
+    if distance < 1e-9:  # a tie: the sum's rounding decides
+        return
+    oracle = list(st_bif_plus([Fraction(x) for x in inputs], exact, s_min, s_max))
+
+    tracers, _ = run_cumulative(node, inputs, chunk=8)
+    assert [round(s) for s in tracers] == [s for _, s, _ in oracle]
+    trace, _ = run_event(node, inputs)
+    assert [round(spike) for spike, _ in trace] == [theta for theta, _, _ in oracle]
+    # Sums of up to 60 numbers below 300: double rounding stays under 1e-12.
+    assert [v for _, v in trace] == pytest.approx([float(v) for _, _, v in oracle], abs=1e-12)
+
+
+@settings(max_examples=100, deadline=None)
+@given(levels_and_sign, dyadic_threshold, st.lists(dyadic, min_size=1, max_size=5), st.integers(1, 300))
+def test_equilibrium_equals_eq_a16(kind, threshold, inputs, max_spikes):
+    levels, signed = kind
+    s_min, s_max = level_bounds(levels, signed)
+    node = make_node(levels, signed, threshold)
+    settled = [*inputs, *[0.0] * (2 * levels)]
+    expected = equilibrium_level(sum(map(Fraction, inputs)), Fraction(threshold), s_min, s_max)
+
+    tracers, engine = run_cumulative(node, settled, chunk=16, max_spikes=max_spikes)
+    assert tracers[-1] == expected
+    assert bool(engine.settled.all())
+    trace, engine = run_event(node, settled, max_spikes=max_spikes)
+    assert sum(spike for spike, _ in trace) == expected
+    assert bool(engine.settled.all())
+
+
+@pytest.mark.parametrize("max_spikes", [1, 2, 5])
+@pytest.mark.parametrize("first_step", [1, 4, 9])
+def test_graded_spikes_and_first_firing_step(max_spikes, first_step):
+    inputs = [3.0, 0.0, -7.5, 0.0, 12.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    node = make_node(16, signed=True, scale=1.0)
+    sums = list(accumulate(inputs))
+
+    expected, level = [], 0
+    for step, u in enumerate(sums, start=1):
+        target = min(max(math.floor(u + 0.5), -8), 7)
+        if step >= first_step:
+            level += min(max(target - level, -max_spikes), max_spikes)
+        expected.append(level)
+
+    for chunk in (1, 3, 16):
+        tracers, _ = run_cumulative(node, inputs, chunk, max_spikes, first_step)
+        assert tracers == expected
+    trace, _ = run_event(node, inputs, max_spikes, first_step)
+    assert list(accumulate(spike for spike, _ in trace)) == expected
+
+
+def test_closed_gate_with_work_to_do_is_not_settled():
+    node = make_node(16, signed=True, scale=1.0)
+    for runner in (lambda i, f: run_cumulative(node, i, 4, 1, f), lambda i, f: run_event(node, i, 1, f)):
+        _, engine = runner([3.0] + [0.0] * 7, 100)
+        assert engine.spike_counts["node"].item() == 0
+        assert not bool(engine.settled.any())
+
+
+@pytest.mark.parametrize("levels", [128, 256])
+def test_tracer_type_holds_the_largest_jump(levels):
+    node = make_node(levels, signed=True, scale=1.0)
+    s_min, s_max = level_bounds(levels, signed=True)
+    # From one end of the range to the other in one step, with as many spikes as it takes.
+    target = torch.tensor([s_max, s_min, s_max]).to(node.level_dtype).reshape(3, 1, 1)
+    moved = track(target, torch.zeros_like(target[0]), max_spikes=levels - 1)
+    assert moved.flatten().tolist() == [s_max, s_min, s_max]
+
+
+def test_pending_spikes_clip_at_the_bounds():
+    membrane = torch.tensor([0.5, 1.0, -0.01, 100.0, -100.0])
+    assert pending_spikes(membrane, torch.zeros(5), torch.tensor([1.0]), -2, 1).tolist() == [0, 1, -1, 1, -2]
