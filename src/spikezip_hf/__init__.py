@@ -3,6 +3,8 @@
 Importing this package registers its architectures with transformers' Auto classes.
 """
 
+from transformers.utils import is_accelerate_available
+
 from spikezip_hf.auto import register
 from spikezip_hf.conversion import Certificate, verify_equivalence
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
@@ -33,8 +35,10 @@ register()
 
 
 def __getattr__(name: str):
-    # Trainer needs accelerate; the models must be importable without it.
+    # Training needs accelerate; the models must be importable without it.
     if name == "QATTrainer":
+        if not is_accelerate_available():
+            raise ImportError("QATTrainer needs accelerate: pip install 'spikezip-hf[train]'.")
         from spikezip_hf.trainer import QATTrainer
 
         return QATTrainer

@@ -51,7 +51,9 @@ class Digits(torch.utils.data.Dataset):
         self.labels = torch.tensor(split["label"])
         black = float(self.pixel_values.min())
         bilinear = v2.InterpolationMode.BILINEAR
-        shake = v2.RandomAffine(degrees=10, translate=(0.05, 0.05), scale=(0.93, 1.07), interpolation=bilinear, fill=black)
+        shake = v2.RandomAffine(
+            degrees=10, translate=(0.05, 0.05), scale=(0.93, 1.07), interpolation=bilinear, fill=black
+        )
         self.transform = shake if augment else v2.Identity()
 
     def __len__(self) -> int:
@@ -107,26 +109,30 @@ def report(ann, qann, snn, test: Digits, max_steps: int) -> tuple[dict, torch.Te
         agreement = float((logits.argmax(-1) == expected.argmax(-1)).double().mean())
         return {"network": network, "T": steps, "accuracy": accuracy(logits, labels), "agrees with QANN": agreement}
 
-    return {
-        "images": len(labels),
-        "rows": [
-            row("ANN", "-", ann(images).logits),
-            row("QANN", "-", expected),
-            *(row("SNN", steps, out.logits_per_step[:, steps - 1]) for steps in REPORTED_STEPS),
-            row("SNN", "equilibrium", out.logits),
-        ],
-        "at equilibrium": len(t_eq),
-        "T_eq": {
-            "mean": round(float(t_eq.double().mean()), 2),
-            "95th percentile": int(t_eq.double().quantile(0.95, interpolation="higher")),
-            "max": int(t_eq.max()),
-        }
-        if len(t_eq)
-        else None,
-        "spikes per neuron": float(out.spike_counts.sum() / out.neuron_counts.sum()),
-        "certificate": str(certificate),
-        "exact": certificate.exact,
-    }, curve, t_eq
+    return (
+        {
+            "images": len(labels),
+            "rows": [
+                row("ANN", "-", ann(images).logits),
+                row("QANN", "-", expected),
+                *(row("SNN", steps, out.logits_per_step[:, steps - 1]) for steps in REPORTED_STEPS),
+                row("SNN", "equilibrium", out.logits),
+            ],
+            "at equilibrium": len(t_eq),
+            "T_eq": {
+                "mean": round(float(t_eq.double().mean()), 2),
+                "95th percentile": int(t_eq.double().quantile(0.95, interpolation="higher")),
+                "max": int(t_eq.max()),
+            }
+            if len(t_eq)
+            else None,
+            "spikes per neuron": float(out.spike_counts.sum() / out.neuron_counts.sum()),
+            "certificate": str(certificate),
+            "exact": certificate.exact,
+        },
+        curve,
+        t_eq,
+    )
 
 
 def table(results: dict) -> str:

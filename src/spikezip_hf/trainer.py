@@ -85,7 +85,7 @@ class QATTrainer(Trainer):
         loss = outputs.loss
         if self.teacher is not None and self.args.distillation_weight and model.training:
             with torch.no_grad():
-                teacher_logits = self.teacher(**inputs).logits
+                teacher_logits = self.teacher(**{key: x for key, x in inputs.items() if key != "labels"}).logits
             soft = soft_label_loss(outputs.logits, teacher_logits, self.args.distillation_temperature)
             loss = loss + self.args.distillation_weight * soft
         return (loss, outputs) if return_outputs else loss

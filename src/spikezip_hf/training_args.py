@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
+from spikezip_hf.conversion.calibration import METHODS as CALIBRATION_METHODS
+
 
 @dataclass
 class QATTrainingArguments(TrainingArguments):
@@ -14,7 +16,8 @@ class QATTrainingArguments(TrainingArguments):
     """
 
     distillation_weight: float = field(
-        default=1.0, metadata={"help": "Weight of the teacher's soft labels beside the loss of the hard ones (paper: 1.0)."}
+        default=1.0,
+        metadata={"help": "Weight of the teacher's soft labels beside the loss of the hard ones (paper: 1.0)."},
     )
     distillation_temperature: float = field(
         default=2.0, metadata={"help": "Temperature that softens the logits of both networks (paper: 2.0)."}
@@ -26,7 +29,7 @@ class QATTrainingArguments(TrainingArguments):
         default=8, metadata={"help": "Training batches that set the scales before the first step, where none are set."}
     )
     calibration_method: str = field(
-        default="lsq", metadata={"help": "How they set them: 'lsq' (2 E|x| / sqrt(S_max)) or 'mse' (least error)."}
+        default="mse", metadata={"help": "How they set them: 'mse' (least error) or 'lsq' (2 E|x| / sqrt(S_max))."}
     )
 
     def __post_init__(self):
@@ -39,5 +42,9 @@ class QATTrainingArguments(TrainingArguments):
             raise ValueError(f"scale_learning_rate must be positive, got {self.scale_learning_rate}.")
         if self.calibration_batches < 1:
             raise ValueError(f"calibration_batches must be at least 1, got {self.calibration_batches}.")
+        if self.calibration_method not in CALIBRATION_METHODS:
+            raise ValueError(
+                f"calibration_method must be one of {CALIBRATION_METHODS}, got {self.calibration_method!r}."
+            )
         if self.label_smoothing_factor:
             raise ValueError("label_smoothing_factor is not supported by QATTrainer yet: set it to 0.")

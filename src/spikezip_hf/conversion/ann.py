@@ -1,9 +1,9 @@
 """transformers' models to Quant models."""
 
-import torch
 from torch import nn
 from transformers import PreTrainedModel, ViTForImageClassification, ViTModel
 
+from spikezip_hf.models.configuration_quantization import derive_config
 from spikezip_hf.models.modeling_quantization import QuantizedPreTrainedModel
 from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification, QuantViTModel
 
@@ -12,8 +12,6 @@ SOURCES: dict[type[QuantizedPreTrainedModel], type[PreTrainedModel]] = {
     QuantViTForImageClassification: ViTForImageClassification,
     QuantViTModel: ViTModel,
 }
-# Fields of a config that describe where it came from rather than the network.
-PROVENANCE = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
 
 
 def quantize_ann(
@@ -43,12 +41,7 @@ def quantize_ann(
         raise ValueError("num_labels is 0: the model has no head. Convert its ViTModel with QuantViTModel.from_ann.")
     check_activations(ann, replace_activations)
 
-    fields = {key: value for key, value in ann.config.to_dict().items() if key not in PROVENANCE}
-    unknown = [name for name in config_fields if not hasattr(quant_class.config_class(), name)]
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no such field in {quant_class.config_class.__name__}.")
-    config = quant_class.config_class.from_dict({**fields, "hidden_act": "relu", **config_fields})
-
+    config = derive_config(quant_class.config_class, ann.config, hidden_act="relu", **config_fields)
     qann = quant_class(config).to(dtype=ann.dtype, device=ann.device)
     missing, unexpected = qann.load_state_dict(ann.state_dict(), strict=False)
     left_over = [key for key in missing if not key.endswith((".scale", ".initialized"))] + unexpected

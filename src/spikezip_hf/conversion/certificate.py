@@ -41,7 +41,9 @@ class Certificate:
         if self.threshold_mismatches:
             reasons.append(f"thresholds differ at {', '.join(self.threshold_mismatches)}")
         if reached < samples:
-            reasons.append(f"{samples - reached} of {samples} samples not at equilibrium after {self.time_steps} steps")
+            reasons.append(
+                f"{samples - reached} of {samples} samples not at equilibrium after {self.time_steps} steps"
+            )
         if self.mismatches:
             node, count = next(iter(self.mismatches.items()))
             reasons.append(f"levels differ at {len(self.mismatches)} nodes, first at {node} ({count} neurons)")
@@ -83,7 +85,9 @@ def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps:
     mismatches = {name: int((run.levels[name] != levels).sum()) for name, levels in recorder.levels.items()}
     mismatches = {name: count for name, count in mismatches.items() if count}
     thresholds = tuple(
-        ours.name for ours, theirs in zip(snn.nodes, qann.nodes, strict=True) if not torch.equal(ours.scale, theirs.scale)
+        ours.name
+        for ours, theirs in zip(snn.nodes, qann.nodes, strict=True)
+        if not torch.equal(ours.scale, theirs.scale)
     )
     logits_equal = torch.equal(run.readout, expected)
     settled = bool((run.equilibrium_step > 0).all())

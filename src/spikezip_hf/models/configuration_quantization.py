@@ -75,3 +75,18 @@ class SpikeFields(QuantizationFields):
             return 1
         window = self.quantization_levels // 2 if self.firing_window is None else self.firing_window
         return 1 + stage * window
+
+
+def derive_config(config_class: type, source, **fields):
+    """A config of `config_class` with the network of another config, and `fields` set.
+
+    Raises:
+        ValueError: no such field, or a value out of range; the message names it.
+    """
+    unknown = [name for name in fields if not hasattr(config_class(), name)]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such field in {config_class.__name__}.")
+    # What says where the other config came from, and not what its network is.
+    provenance = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
+    inherited = {key: value for key, value in source.to_dict().items() if key not in provenance}
+    return config_class.from_dict({**inherited, **fields})

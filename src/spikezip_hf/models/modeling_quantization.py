@@ -7,7 +7,7 @@ import torch
 from transformers import PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput
 
-from .configuration_quantization import check_choice, check_positive_integer
+from .configuration_quantization import check_choice, check_positive_integer, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .quantization import LSQQuantizer
 from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, simulate
@@ -50,7 +50,8 @@ class QuantizedPreTrainedModel(PreTrainedModel):
         """
         want_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        model.check_loaded(str(pretrained_model_name_or_path), sorted(info["missing_keys"]))
+        mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+        model.check_loaded(str(pretrained_model_name_or_path), sorted({*info["missing_keys"], *mismatched}))
         return (model, info) if want_info else model
 
     def check_loaded(self, source: str, missing_keys: list[str]) -> None:
@@ -58,8 +59,8 @@ class QuantizedPreTrainedModel(PreTrainedModel):
         missing_scales = [key for key in missing_keys if key.endswith((".scale", ".initialized"))]
         if missing_scales:
             raise ValueError(
-                f"{source} holds no scales for {len(missing_scales) // 2 or 1} nodes (first: {missing_scales[0]}), so "
-                f"it is not a checkpoint of {type(self).__name__}. Convert an ordinary model with "
+                f"{source} holds no scales of the right size for this network (first: {missing_scales[0]}), so it is "
+                f"not a checkpoint of {type(self).__name__}. Convert an ordinary model with "
                 f"{type(self).__name__.replace('Spike', 'Quant')}.from_ann(ann) and calibrate it."
             )
         self.check_nodes(allow_uncalibrated=True)
@@ -99,13 +100,13 @@ class QuantMixin:
             raise ImportError("Converting a model needs the package: pip install spikezip-hf.") from error
         return quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
 
-    def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "lsq"):
+    def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "mse"):
         """Set every scale from data: a forward pass of the float network over `batches`.
 
         Args:
             batches: dicts of model inputs; labels are ignored. A few hundred samples are enough.
-            method: "lsq" for LSQ's rule 2*E|x|/sqrt(S_max), "mse" for the least squared quantization error (goes
-                through `batches` twice).
+            method: "mse" for the least squared quantization error (goes through `batches` twice), "lsq" for LSQ's rule
+                2*E|x|/sqrt(S_max), which is quicker and meant for training that follows.
 
         Returns:
             The model itself.
@@ -160,17 +161,16 @@ class SpikeMixin:
             ValueError: a scale was never calibrated or is not usable; the message names its node.
         """
         if hasattr(qann, "merge_and_unload"):
-            raise TypeError("from_quantized takes the plain Quant model: call merge_and_unload() on the PEFT model first.")
+            raise TypeError(
+                "from_quantized takes the plain Quant model: call merge_and_unload() on the PEFT model first."
+            )
         if type(qann).__name__ != cls.quant_class.__name__:
             raise TypeError(
                 f"{cls.__name__}.from_quantized takes a {cls.quant_class.__name__}, got {type(qann).__name__}. "
                 f"Make one with {cls.quant_class.__name__}.from_ann(ann)."
             )
         qann.check_nodes()
-        fields = qann.config.to_dict()
-        for derived in ("model_type", "architectures", "auto_map", "transformers_version"):
-            fields.pop(derived, None)
-        config = cls.config_class.from_dict({**fields, **config_fields})
+        config = derive_config(cls.config_class, qann.config, **config_fields)
         with torch.device("meta"):
             snn = cls(config)
         snn.to_empty(device=qann.device)
@@ -221,7 +221,9 @@ class SpikeMixin:
         check_choice("execution", execution, tuple(ENGINES))
         check_choice("stop", stop, STOPS)
         if input_steps > time_steps:
-            raise ValueError(f"The input has {input_steps} steps, more than time_steps={time_steps}: raise time_steps.")
+            raise ValueError(
+                f"The input has {input_steps} steps, more than time_steps={time_steps}: raise time_steps."
+            )
         if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
             raise ValueError("The input holds values that are not finite (NaN or infinity).")
         if execution == "equilibrium":

@@ -40,7 +40,10 @@ class ViTPatchEmbeddings(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.projection = Conv2d(
-            config.num_channels, config.hidden_size, kernel_size=pair(config.patch_size), stride=pair(config.patch_size)
+            config.num_channels,
+            config.hidden_size,
+            kernel_size=pair(config.patch_size),
+            stride=pair(config.patch_size),
         )
         self.node = activation_node(config, config.hidden_size, stage=0)
 
@@ -316,7 +319,9 @@ class ViTClassifierNetwork(ViTPreTrainedModel):
         self.classifier = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None) -> ImageClassifierOutput:
+    def network(
+        self, pixel_values, engine, output_hidden_states=None, output_attentions=None
+    ) -> ImageClassifierOutput:
         """One pass on `engine`: logits (rows, classes). The head reads accumulated spikes and never fires."""
         outputs = self.vit(
             pixel_values,

@@ -81,7 +81,7 @@ class SESA:
 class SpikeOperator:
     """Differential form of a non-linear operator (paper section 3.2.4, Eq. 5).
 
-        X_t = X_{t-1} + x_t        O_t = sigma(X_t)        o_t = O_t - O_{t-1},  O_{-1} = 0
+    X_t = X_{t-1} + x_t        O_t = sigma(X_t)        o_t = O_t - O_{t-1},  O_{-1} = 0
     """
 
     def __init__(self, sigma: nn.Module):

@@ -13,7 +13,7 @@ from torch import nn
 
 # A scale below this counts as collapsed and is used as this. It is far under any scale that calibration gives, and
 # keeps x / s finite for every activation that a half-precision model can hold.
-MIN_SCALE = 1e-8
+MIN_SCALE = 2.0**-27
 
 
 def level_bounds(levels: int, signed: bool) -> tuple[int, int]:

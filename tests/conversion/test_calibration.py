@@ -1,0 +1,128 @@
+"""Scales from data."""
+
+import pytest
+import torch
+
+from spikezip_hf import QuantViTForImageClassification
+from spikezip_hf.conversion.calibration import FloatEngine
+from tests.conftest import make_ann, make_images
+
+
+class KeepEngine(FloatEngine):
+    """The float activations of every node, to compute scales by hand."""
+
+    def __init__(self):
+        self.activations = {}
+
+    def fire(self, node, current):
+        x = super().fire(node, current)
+        self.activations.setdefault(node.name, []).append(x.flatten(0, -2).double())
+        return x
+
+
+@pytest.fixture
+def qann():
+    return QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=16)
+
+
+@pytest.fixture
+def batches(qann):
+    # Of unequal sizes: an average of averages would be wrong.
+    images = make_images(qann.config, 10)
+    return [{"pixel_values": images[:7], "labels": torch.zeros(7)}, {"pixel_values": images[7:]}]
+
+
+@torch.no_grad()
+def activations(qann, batches):
+    engine = KeepEngine()
+    for batch in batches:
+        qann(batch["pixel_values"], engine=engine)
+    return {name: torch.cat(parts) for name, parts in engine.activations.items()}
+
+
+def test_lsq_rule_over_all_batches(qann, batches):
+    qann.calibrate(batches, method="lsq")
+    for name, x in activations(qann, batches).items():
+        node = next(node for node in qann.nodes if node.name == name)
+        assert bool(node.initialized)
+        expected = 2 * x.abs().mean() / node.max_level**0.5
+        assert node.scale.item() == pytest.approx(expected.item(), rel=1e-5)  # stored in float32
+
+
+def test_lsq_rule_per_channel(batches):
+    qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=16, scale_granularity="per_channel")
+    qann.calibrate(batches, method="lsq")
+    for name, x in activations(qann, batches).items():
+        node = next(node for node in qann.nodes if node.name == name)
+        if name.endswith("probs_node"):
+            assert node.scale.shape == (1,)
+            continue
+        expected = 2 * x.abs().mean(0) / node.max_level**0.5
+        dead = expected == 0
+        assert torch.allclose(node.scale[~dead].double(), expected[~dead], rtol=1e-5)
+        assert bool((node.scale[dead] == node.scale[~dead].min()).all())
+
+
+def test_mse_gives_less_error_than_its_neighbours(qann, batches):
+    qann.calibrate(iter(batches), method="mse")  # an iterator too, though it is gone through twice
+    for name, x in activations(qann, batches).items():
+        node = next(node for node in qann.nodes if node.name == name)
+        node.double()
+
+        def error(factor, node=node, x=x):
+            from spikezip_hf.models.quantization import dequantize, quantize
+
+            scale = node.scale.detach() * factor
+            return float(
+                (dequantize(quantize(x, scale, node.min_level, node.max_level), scale, x.dtype) - x).square().mean()
+            )
+
+        # Candidates are 12 % apart: further off than that it can only be worse.
+        assert error(1.0) <= min(error(0.8), error(1.25))
+
+
+def test_unsigned_nodes_see_what_the_relu_leaves(qann, batches):
+    seen = activations(qann, batches)
+    assert float(seen["layers.0.mlp.hidden_node"].min()) == 0.0
+    assert float(seen["layers.0.mlp.output_node"].min()) < 0.0
+
+
+def test_mode_is_restored_and_no_gradient_is_kept(qann, batches):
+    qann.train()
+    qann.calibrate(batches)
+    assert qann.training
+    assert all(parameter.grad is None for parameter in qann.parameters())
+
+
+def test_calibrating_again_replaces_the_scales(qann, batches):
+    qann.calibrate([{"pixel_values": batches[0]["pixel_values"] * 100}])
+    first = qann.nodes[0].scale.item()
+    qann.calibrate(batches)
+    assert qann.nodes[0].scale.item() < first
+
+
+class TestRefusals:
+    def test_no_batches(self, qann):
+        with pytest.raises(ValueError, match="batches is empty"):
+            qann.calibrate([])
+
+    def test_one_dict(self, qann, batches):
+        with pytest.raises(ValueError, match=r"pass \[batch\]"):
+            qann.calibrate(batches[0])
+
+    def test_method(self, qann, batches):
+        with pytest.raises(ValueError, match="method must be one of 'lsq', 'mse'"):
+            qann.calibrate(batches, method="max")
+
+    @pytest.mark.parametrize("method", ["lsq", "mse"])
+    def test_data_that_is_not_finite_sets_nothing(self, qann, batches, method):
+        batches[1]["pixel_values"][0, 0, 0, 0] = float("nan")
+        with pytest.raises(ValueError, match=r"embeddings\.patch_embeddings\.node: .* no usable scale"):
+            qann.calibrate(batches, method)
+        assert not any(bool(node.initialized) for node in qann.nodes)
+
+    def test_dead_node(self, qann, batches):
+        with torch.no_grad():
+            qann.vit.layers[0].mlp.fc1.bias.fill_(-1e6)
+        with pytest.raises(ValueError, match=r"layers\.0\.mlp\.hidden_node: .* no usable scale \(all zero"):
+            qann.calibrate(batches)

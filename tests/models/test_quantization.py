@@ -1,0 +1,145 @@
+"""The LSQ quantizer: levels, bounds, gradients against a written-out reference, the scale's safety."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer, level_bounds
+
+
+def make(levels=16, signed=True, features=3, per_channel=False, scale=0.25):
+    node = LSQQuantizer(levels, signed, features, per_channel)
+    node.set_scale(torch.full_like(node.scale, scale))
+    return node
+
+
+@pytest.mark.parametrize(
+    ("levels", "signed", "bounds"),
+    [(4, True, (-2, 1)), (4, False, (0, 3)), (32, True, (-16, 15)), (256, True, (-128, 127)), (256, False, (0, 255))],
+)
+def test_bounds(levels, signed, bounds):
+    assert level_bounds(levels, signed) == bounds
+
+
+@pytest.mark.parametrize("levels", [0, 2, 3, 31, 258, 16.0, "16"])
+def test_levels_out_of_range_are_refused_by_name(levels):
+    with pytest.raises(ValueError, match="quantization_levels must be an even integer from 4 to 256"):
+        LSQQuantizer(levels, True, 1)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(-100, 100, width=32), st.floats(2**-7, 10, width=32), st.sampled_from([4, 16, 256]), st.booleans())
+def test_values_are_eq2(x, scale, levels, signed):
+    node = make(levels, signed, 1, scale=scale)
+    s = node.scale.item()  # the float32 that is stored
+    low, high = level_bounds(levels, signed)
+    # Eq. 2 on the float32 quotient, which is what the hardware of a neuron compares.
+    quotient = (torch.tensor(x) / torch.tensor(s)).item()
+    level = min(max(math.floor(torch.tensor(quotient + 0.5, dtype=torch.float32).item()), low), high)
+    assert node.quantize(torch.tensor([x])).item() == level
+    assert node(torch.tensor([x])).item() == pytest.approx(level * s, rel=1e-6)
+
+
+def test_ties_go_up_as_the_neuron_fires():
+    node = make(16, scale=0.5)
+    ties = torch.tensor([-0.75, -0.25, 0.25, 0.75])
+    assert node.quantize(ties).tolist() == [-1, 0, 1, 2]
+    assert node(ties).tolist() == [-0.5, 0.0, 0.5, 1.0]
+
+
+def test_values_are_exactly_scale_times_level():
+    node = make(256, scale=0.1)
+    x = torch.randn(10_000) * 5
+    assert torch.equal(node(x), node.quantize(x) * node.scale)
+    assert torch.equal(node(x), node.dequantize(node.quantize(x), x.dtype))
+
+
+def reference_gradients(x, scale, grad, low, high, features, per_channel):
+    """Esser et al. 2019, Eq. 3 and Eq. 5, element by element."""
+    grad_x, grad_scale = torch.zeros_like(x), torch.zeros_like(scale)
+    for index in range(x.numel()):
+        channel = index % x.shape[-1] if per_channel else 0
+        s = scale[channel].item()
+        v, g = x.view(-1)[index].item() / s, grad.view(-1)[index].item()
+        if v <= low:
+            slope, through = low, 0.0
+        elif v >= high:
+            slope, through = high, 0.0
+        else:
+            slope, through = -v + math.floor(v + 0.5), 1.0
+        grad_x.view(-1)[index] = g * through
+        grad_scale[channel] += g * slope
+    sharing = 1 if per_channel else features
+    return grad_x, grad_scale / math.sqrt(sharing * high)
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("levels", [4, 16, 256])
+def test_gradients_are_lsq(levels, signed, per_channel):
+    node = make(levels, signed, 5, per_channel).double()
+    with torch.no_grad():
+        node.scale.mul_(torch.linspace(0.5, 2.0, node.scale.numel(), dtype=torch.float64))
+    x = torch.randn(4, 3, 5, dtype=torch.float64) * levels / 8  # some inside, some clipped at either end
+    x.requires_grad_()
+    grad = torch.randn_like(x)
+    node(x).backward(grad)
+    expected_x, expected_scale = reference_gradients(
+        x.detach(), node.scale.detach(), grad, node.min_level, node.max_level, 5, per_channel
+    )
+    assert torch.equal(x.grad, expected_x)
+    assert torch.allclose(node.scale.grad, expected_scale, rtol=1e-12, atol=1e-12)  # the order of a sum
+    assert (expected_x == 0).any()
+    assert (expected_x != 0).any()
+
+
+def test_scale_gradient_does_not_depend_on_how_a_batch_is_split():
+    x = torch.randn(8, 4, 3, dtype=torch.float64)
+    whole, parts = make().double(), make().double()
+    whole(x).square().sum().backward()
+    for part in x.split(2):
+        parts(part).square().sum().backward()
+    assert torch.allclose(whole.scale.grad, parts.scale.grad, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_inputs_are_quantized_in_float32_and_the_scale_stays(dtype):
+    node = make(32, scale=0.1)
+    scale = node.scale.detach().clone()
+    node.to(dtype)
+    assert node.scale.dtype == torch.float32
+    assert torch.equal(node.scale, scale)
+    x = (torch.randn(1000) * 2).to(dtype)
+    assert torch.equal(node.quantize(x), torch.floor(x.float() / scale + 0.5).clamp(-16, 15))
+    assert node(x).dtype == dtype
+    assert node.double().scale.dtype == torch.float64
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0])
+def test_unusable_scales_are_refused_by_name(bad):
+    node = make()
+    node.name = "layers.3.node"
+    with pytest.raises(ValueError, match=r"layers\.3\.node\.scale is"):
+        node.set_scale(torch.tensor([bad]))
+    assert not bool(node.initialized)
+
+
+def test_a_collapsed_scale_still_quantizes_to_finite_values_and_has_a_gradient():
+    node = make()
+    with torch.no_grad():
+        node.scale.fill_(-0.1)
+    out = node(torch.tensor([1.0, -1.0], requires_grad=True))
+    assert bool(out.isfinite().all())
+    assert out.abs().max() <= 16 * MIN_SCALE
+    out.sum().backward()
+    assert bool(node.scale.grad.isfinite().all())
+    assert "below" in node.problem()
+
+
+def test_initialized_is_saved():
+    node, fresh = make(), LSQQuantizer(16, True, 3)
+    assert fresh.problem() == "was never set by calibrate() or a checkpoint"
+    fresh.load_state_dict(node.state_dict())
+    assert fresh.problem() is None

@@ -1,0 +1,183 @@
+"""QATTrainer: calibration first, the loss it says, groups, positive scales."""
+
+import pytest
+import torch
+from transformers import HfArgumentParser, Trainer, TrainingArguments
+
+from spikezip_hf import (
+    QATTrainer,
+    QATTrainingArguments,
+    QuantViTForImageClassification,
+    SpikeViTForImageClassification,
+    verify_equivalence,
+)
+from spikezip_hf.distillation import soft_label_loss
+from spikezip_hf.models.quantization import MIN_SCALE
+from spikezip_hf.optim import parameter_groups, scale_parameter_names
+from tests.conftest import make_ann, make_images, make_qann
+
+
+def make_data(config, count=24):
+    images = make_images(config, count)
+    return [{"pixel_values": image, "labels": torch.tensor(i % 5)} for i, image in enumerate(images)]
+
+
+def make_args(tmp_path, **fields):
+    defaults = {
+        "output_dir": str(tmp_path),
+        "per_device_train_batch_size": 8,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-3,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    return QATTrainingArguments(**{**defaults, **fields})
+
+
+def test_training_calibrates_learns_and_converts(tmp_path):
+    ann = make_ann()
+    qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=8)
+    data = make_data(ann.config)
+    trainer = QATTrainer(
+        qann, make_args(tmp_path, num_train_epochs=20), teacher_model=ann, train_dataset=data, eval_dataset=data
+    )
+    before = trainer.evaluate()["eval_loss"]
+    trainer.train()
+    assert trainer.evaluate()["eval_loss"] < before - 0.3
+    assert all(node.problem() is None for node in qann.nodes)
+    snn = SpikeViTForImageClassification.from_quantized(qann, time_steps=500)
+    assert verify_equivalence(qann, snn, {"pixel_values": make_images(ann.config, 4)}).exact
+
+
+def test_scales_and_weights_both_move(tmp_path):
+    qann = make_qann()
+    before = {name: value.detach().clone() for name, value in qann.named_parameters()}
+    QATTrainer(qann, make_args(tmp_path), train_dataset=make_data(qann.config)).train()
+    still = [name for name, value in qann.named_parameters() if torch.equal(value, before[name])]
+    assert still == []
+
+
+def test_scales_already_set_are_kept(tmp_path):
+    qann = make_qann()
+    before = [node.scale.detach().clone() for node in qann.nodes]
+    trainer = QATTrainer(qann, make_args(tmp_path, learning_rate=0.0), train_dataset=make_data(qann.config))
+    trainer.train()
+    assert all(torch.equal(node.scale, scale) for node, scale in zip(qann.nodes, before, strict=True))
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
+def test_loss_is_hard_labels_and_weighted_soft_labels(tmp_path, weight):
+    qann, teacher = make_qann(), make_ann(seed=5)
+    args = make_args(tmp_path, distillation_weight=weight, distillation_temperature=3.0)
+    trainer = QATTrainer(qann, args, teacher_model=teacher, train_dataset=make_data(qann.config))
+    images, labels = make_images(qann.config, 6), torch.arange(6) % 5
+    logits = qann.train()(images).logits
+    with torch.no_grad():
+        soft = teacher(images).logits
+    expected = torch.nn.functional.cross_entropy(logits, labels)
+    p, q = (soft / 3).softmax(-1), (logits / 3).softmax(-1)
+    expected = expected + weight * 9 * (p * (p / q).log()).sum(-1).mean()
+    loss = trainer.compute_loss(qann, {"pixel_values": images, "labels": labels})
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    # Evaluation is of the model alone.
+    hard = trainer.compute_loss(qann.eval(), {"pixel_values": images, "labels": labels})
+    assert hard.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+
+
+def test_soft_label_loss_of_equal_logits_is_zero():
+    logits = torch.randn(4, 7)
+    assert soft_label_loss(logits, logits).item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("accumulation", [2, 4])
+def test_gradient_accumulation_changes_nothing(tmp_path, accumulation):
+    def losses_and_scales(steps):
+        qann = make_qann()
+        args = make_args(
+            tmp_path,
+            per_device_train_batch_size=8 // steps,
+            gradient_accumulation_steps=steps,
+            max_grad_norm=0.0,
+            optim="sgd",
+            learning_rate=0.1,
+            logging_steps=1,
+            seed=3,
+        )
+        trainer = QATTrainer(qann, args, teacher_model=make_ann(seed=5), train_dataset=make_data(qann.config))
+        trainer.train()
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        return [float(loss) for loss in losses], torch.cat([p.detach().flatten() for p in qann.parameters()])
+
+    (one, weights), (other, others) = losses_and_scales(1), losses_and_scales(accumulation)
+    assert one == pytest.approx(other, rel=1e-3)  # Trainer logs rounded numbers
+    # Steps of plain SGD on sums added up in another order (float32).
+    assert torch.allclose(weights, others, rtol=0, atol=1e-5)
+
+
+def test_parameter_groups():
+    qann = make_qann()
+    names = {name for name, _ in qann.named_parameters()}
+    scales = scale_parameter_names(qann)
+    assert scales == {name for name in names if name.endswith(".scale")}
+    assert len(scales) == len(qann.nodes)
+    decayed, of_scales = parameter_groups(qann, names, 0.05, scale_learning_rate=1e-4)
+    assert decayed["weight_decay"] == 0.05
+    assert (of_scales["weight_decay"], of_scales["lr"]) == (0.0, 1e-4)
+    assert len(of_scales["params"]) == len(scales)
+    assert len(decayed["params"]) + len(of_scales["params"]) == len(names)
+
+
+def test_scales_stay_positive(tmp_path):
+    qann = make_qann()
+    # One step this long sends a good part of all scales below zero.
+    args = make_args(tmp_path, scale_learning_rate=10.0, max_steps=2, optim="sgd", max_grad_norm=0.0)
+    trainer = QATTrainer(qann, args, train_dataset=make_data(qann.config))
+    trainer.train()
+    assert min(float(node.scale.detach().min()) for node in qann.nodes) >= MIN_SCALE
+    assert any(float(node.scale.detach().min()) == pytest.approx(MIN_SCALE) for node in qann.nodes)
+
+
+def test_predictions_are_plain_logits_for_both_twins(tmp_path):
+    qann = make_qann()
+    snn = SpikeViTForImageClassification.from_quantized(qann, time_steps=300)
+    data = make_data(qann.config, 8)
+    args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+    outputs = [Trainer(model, args).predict(data) for model in (qann, snn)]
+    assert outputs[0].predictions.shape == (8, 5)
+    assert (outputs[0].predictions == outputs[1].predictions).all()
+    assert outputs[0].metrics["test_loss"] == outputs[1].metrics["test_loss"]
+
+
+class TestRefusals:
+    def test_training_a_spiking_model(self, tmp_path):
+        snn = SpikeViTForImageClassification.from_quantized(make_qann())
+        with pytest.raises(TypeError, match="QATTrainer trains Quant models, got SpikeViTForImageClassification"):
+            QATTrainer(snn, make_args(tmp_path))
+
+    def test_teacher_with_other_labels(self, tmp_path):
+        with pytest.raises(ValueError, match="The teacher has 3 labels, the model 5"):
+            QATTrainer(make_qann(), make_args(tmp_path), teacher_model=make_ann(num_labels=3))
+
+    @pytest.mark.parametrize(
+        "field",
+        [
+            {"distillation_weight": -1.0},
+            {"distillation_temperature": 0.0},
+            {"scale_learning_rate": 0.0},
+            {"calibration_batches": 0},
+            {"calibration_method": "max"},
+            {"label_smoothing_factor": 0.1},
+        ],
+    )
+    def test_arguments(self, tmp_path, field):
+        with pytest.raises(ValueError, match=next(iter(field))):
+            make_args(tmp_path, **field)
+
+
+def test_arguments_parse_from_the_command_line(tmp_path):
+    (args,) = HfArgumentParser(QATTrainingArguments).parse_args_into_dataclasses(
+        ["--output_dir", str(tmp_path), "--distillation_temperature", "4", "--scale_learning_rate", "1e-4"]
+    )
+    assert (args.distillation_temperature, args.scale_learning_rate) == (4.0, 1e-4)
