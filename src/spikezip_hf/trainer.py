@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
 from spikezip_hf.distillation import soft_label_loss
-from spikezip_hf.models.modeling_quantization import QuantMixin
+from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer
 from spikezip_hf.optim import parameter_groups
 from spikezip_hf.training_args import QATTrainingArguments
@@ -37,9 +37,10 @@ class QATTrainer(Trainer):
     """
 
     args: QATTrainingArguments
+    optimizer: torch.optim.Optimizer | None
 
     def __init__(self, model, args: QATTrainingArguments, *, teacher_model: PreTrainedModel | None = None, **kwargs):
-        if not isinstance(model, QuantMixin):
+        if not isinstance(model, QuantPreTrainedModel):
             raise TypeError(
                 f"QATTrainer trains Quant models, got {type(model).__name__}. Make one with Quant....from_ann(ann); a "
                 "Spike model is trained as its Quant twin and converted again."
@@ -57,10 +58,10 @@ class QATTrainer(Trainer):
         self.add_callback(KeepScalesPositive())
 
     def train(self, *args, **kwargs):
-        """Trainer.train, after setting the scales from training data where none is set yet."""
+        """Trainer.train, after setting from training data the scales that are not set yet."""
         if not all(bool(node.initialized) for node in self.model.nodes):
             batches = islice(self.get_train_dataloader(), self.args.calibration_batches)
-            self.model.calibrate(batches, self.args.calibration_method)
+            self.model.calibrate(batches, self.args.calibration_method, overwrite=False)
         return super().train(*args, **kwargs)
 
     def create_optimizer(self, model=None):

@@ -104,11 +104,11 @@ class TestRefusals:
         class Mine(ViTForImageClassification):
             pass
 
-        with pytest.raises(ValueError, match="got Mine. A subclass is refused"):
+        with pytest.raises(ValueError, match=r"got Mine\. A subclass is refused"):
             QuantViTForImageClassification.from_ann(Mine(make_ann().config))
 
     def test_pooler(self):
-        with pytest.raises(ValueError, match="pooler: .*add_pooling_layer=False"):
+        with pytest.raises(ValueError, match=r"pooler: .*add_pooling_layer=False"):
             QuantViTModel.from_ann(ViTModel(make_ann().config))
 
     def test_mask_token(self):

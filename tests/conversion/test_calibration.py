@@ -101,6 +101,15 @@ def test_calibrating_again_replaces_the_scales(qann, batches):
     assert qann.nodes[0].scale.item() < first
 
 
+def test_scales_that_are_set_can_be_kept(qann, batches):
+    qann.nodes[3].set_scale(torch.tensor([123.0]))
+    qann.calibrate(batches, overwrite=False)
+    assert qann.nodes[3].scale.item() == 123.0
+    assert all(bool(node.initialized) for node in qann.nodes)
+    qann.calibrate(batches)
+    assert qann.nodes[3].scale.item() < 100.0
+
+
 class TestRefusals:
     def test_no_batches(self, qann):
         with pytest.raises(ValueError, match="batches is empty"):

@@ -179,9 +179,20 @@ class TestEquilibriumIsNeverClaimedWithoutProof:
         assert torch.equal(short.logits, never.logits)
         assert short.logits_per_step.shape == (2, 1000, 5)
         assert torch.equal(short.logits_per_step[:, -1], short.logits)
-        last = int(short.equilibrium_step.max())
-        assert not torch.equal(never.logits_per_step[:, last - 2], never.logits)
         assert torch.equal(never.logits_per_step[:, 150], never.logits_per_step[:, 199])
+
+    @pytest.mark.parametrize("execution", ["cumulative", "event"])
+    def test_equilibrium_step_is_the_last_one_in_which_anything_moves(self, execution):
+        qann = make_qann(dtype=torch.float64)
+        snn, images = spiking(qann), make_images(qann.config, 1, torch.float64)
+        last = int(snn(images, execution=execution).equilibrium_step)
+        levels = [
+            snn.trajectory(images, time_steps=last + extra, stop="never", execution=execution).levels
+            for extra in (-1, 0, 1, 20)
+        ]
+        assert any(not torch.equal(levels[0][name], levels[1][name]) for name in snn.node_names)
+        for later in levels[2:]:
+            assert all(torch.equal(levels[1][name], later[name]) for name in snn.node_names)
 
 
 class TestCorruption:

@@ -4,24 +4,24 @@ from torch import nn
 from transformers import PreTrainedModel, ViTForImageClassification, ViTModel
 
 from spikezip_hf.models.configuration_quantization import derive_config
-from spikezip_hf.models.modeling_quantization import QuantizedPreTrainedModel
+from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
 from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification, QuantViTModel
 
 # Which ordinary class each Quant class is made from.
-SOURCES: dict[type[QuantizedPreTrainedModel], type[PreTrainedModel]] = {
+SOURCES: dict[type[TwinPreTrainedModel], type[PreTrainedModel]] = {
     QuantViTForImageClassification: ViTForImageClassification,
     QuantViTModel: ViTModel,
 }
 
 
 def quantize_ann(
-    quant_class: type[QuantizedPreTrainedModel],
+    quant_class: type[TwinPreTrainedModel],
     ann: PreTrainedModel,
     *,
     replace_activations: bool = False,
     **config_fields,
-) -> QuantizedPreTrainedModel:
-    """The model behind `QuantMixin.from_ann`; see there."""
+) -> TwinPreTrainedModel:
+    """The model behind `QuantPreTrainedModel.from_ann`; see there."""
     source = SOURCES.get(quant_class)
     if source is None:
         raise ValueError(f"{quant_class.__name__} has no ordinary counterpart to be made from.")
@@ -56,7 +56,7 @@ def check_activations(ann: PreTrainedModel, replace: bool) -> None:
         activation = getattr(module, "activation_fn", None)
         if activation is not None and not isinstance(activation, nn.ReLU) and not replace:
             raise ValueError(
-                f"{path}.activation_fn is {type(activation).__name__} (hidden_act={ann.config.hidden_act!r}); only ReLU "
-                "becomes spikes. Fine-tune the model with config.hidden_act='relu' first, which keeps its accuracy, or "
-                "pass replace_activations=True and train the quantized model."
+                f"{path}.activation_fn is {type(activation).__name__} (hidden_act={ann.config.hidden_act!r}); only "
+                "ReLU becomes spikes. Fine-tune the model with config.hidden_act='relu' first, which keeps its "
+                "accuracy, or pass replace_activations=True and train the quantized model."
             )

@@ -73,8 +73,8 @@ def reduce_to_scales(node: LSQQuantizer, x: torch.Tensor, reduce) -> torch.Tenso
     return reduce(x).reshape(1) if node.scale.numel() == 1 else reduce(x.flatten(0, -2), dim=0)
 
 
-def calibrate(model, batches: Iterable[Mapping[str, torch.Tensor]], method: str) -> None:
-    """The function behind `QuantMixin.calibrate`; see there. Sets all scales, or none if one cannot be set."""
+def calibrate(model, batches: Iterable[Mapping[str, torch.Tensor]], method: str, overwrite: bool) -> None:
+    """The function behind `QuantPreTrainedModel.calibrate`; see there. Sets all scales, or none."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}.")
     if isinstance(batches, Mapping):
@@ -96,14 +96,15 @@ def calibrate(model, batches: Iterable[Mapping[str, torch.Tensor]], method: str)
             name: candidates[name].gather(0, error.argmin(0, keepdim=True)).squeeze(0)
             for name, error in errors.items()
         }
-    for node in model.nodes:
+    nodes = [node for node in model.nodes if overwrite or not bool(node.initialized)]
+    for node in nodes:
         # A channel that is always 0 has no scale of its own: any will do, so it gets the smallest of the others.
         scale = scales[node.name]
         alive = scale[scale > MIN_SCALE]
         if not bool(scale.isfinite().all()) or not alive.numel():
             raise ValueError(f"{node.name}: the calibration data gives it no usable scale (all zero, or not finite).")
         scales[node.name] = torch.where(scale > MIN_SCALE, scale, alive.min())
-    for node in model.nodes:
+    for node in nodes:
         node.set_scale(scales[node.name])
 
 

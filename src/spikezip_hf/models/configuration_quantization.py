@@ -77,7 +77,7 @@ class SpikeFields(QuantizationFields):
         return 1 + stage * window
 
 
-def derive_config(config_class: type, source, **fields):
+def derive_config(config_class, source, **fields):
     """A config of `config_class` with the network of another config, and `fields` set.
 
     Raises:

@@ -1,11 +1,11 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
 """One network, several meanings. A network calls the primitives below on the engine it is given.
 
-| engine             | its tensors mean                                  | it is for                                    |
-|--------------------|---------------------------------------------------|----------------------------------------------|
-| `QuantEngine`      | values                                            | training and running the QANN                |
-| `CumulativeEngine` | values accumulated up to a step, steps as rows    | simulation: exact, T steps of rows at a time |
-| `EventEngine`      | what changes in one step: spikes, Eq. 4 and Eq. 5 | the paper to the letter, one step at a time  |
+| engine             | its tensors mean                                  | it is for                        |
+|--------------------|---------------------------------------------------|----------------------------------|
+| `QuantEngine`      | values                                            | training and running the QANN    |
+| `CumulativeEngine` | values accumulated up to a step, steps as rows    | exact simulation, in chunks of T |
+| `EventEngine`      | what changes in one step: spikes, Eq. 4 and Eq. 5 | the paper to the letter          |
 
 The primitives: `encode` (input to current), `static` (a constant current), `linear` (an affine module), `matmul` (both
 operands dynamic), `apply` (softmax, LayerNorm), `fire` (an activation node). Residual additions are `+`.

@@ -1,5 +1,5 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""What Quant and Spike models of every architecture share: nodes, safe loading, calibration, conversion, simulation."""
+"""What Quant and Spike models of every architecture share: safe loading, calibration, conversion, simulation."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -12,13 +12,12 @@ from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .quantization import LSQQuantizer
 from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, simulate
 
-# The closed form of the equilibrium is one pass of the QANN; the others simulate.
-ENGINES = {"cumulative": CumulativeEngine, "event": EventEngine, "equilibrium": QuantEngine}
+EXECUTIONS = ("cumulative", "event", "equilibrium")
 STOPS = ("equilibrium", "never")
 
 
-class QuantizedPreTrainedModel(PreTrainedModel):
-    """Base of all Quant and Spike models."""
+class TwinPreTrainedModel(PreTrainedModel):
+    """Base of all Quant and Spike models: a quantized network and its spiking twin have the same parts."""
 
     _keep_in_fp32_modules_strict = ["scale"]  # thresholds stay exact when weights are loaded in half precision
     accepts_loss_kwargs = False  # the loss is a mean over the batch; Trainer divides by accumulation steps
@@ -77,8 +76,8 @@ class QuantizedPreTrainedModel(PreTrainedModel):
                 )
 
 
-class QuantMixin:
-    """What Quant models add: making one from an ordinary model, and setting its scales."""
+class QuantPreTrainedModel(TwinPreTrainedModel):
+    """Base of Quant models: making one from an ordinary model, and setting its scales."""
 
     @classmethod
     def from_ann(cls, ann: PreTrainedModel, *, replace_activations: bool = False, **config_fields):
@@ -100,13 +99,14 @@ class QuantMixin:
             raise ImportError("Converting a model needs the package: pip install spikezip-hf.") from error
         return quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
 
-    def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "mse"):
+    def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "mse", overwrite: bool = True):
         """Set every scale from data: a forward pass of the float network over `batches`.
 
         Args:
             batches: dicts of model inputs; labels are ignored. A few hundred samples are enough.
             method: "mse" for the least squared quantization error (goes through `batches` twice), "lsq" for LSQ's rule
                 2*E|x|/sqrt(S_max), which is quicker and meant for training that follows.
+            overwrite: also set scales that are set already.
 
         Returns:
             The model itself.
@@ -119,7 +119,7 @@ class QuantMixin:
             from spikezip_hf.conversion import calibrate
         except ImportError as error:
             raise ImportError("Calibrating a model needs the package: pip install spikezip-hf.") from error
-        calibrate(self, batches, method)
+        calibrate(self, batches, method, overwrite)
         return self
 
 
@@ -139,14 +139,14 @@ class _RefuseBackward(torch.autograd.Function):
         )
 
 
-class SpikeMixin:
-    """What Spike models add: conversion from the Quant twin, and simulation."""
+class SpikePreTrainedModel(TwinPreTrainedModel):
+    """Base of Spike models: conversion from the Quant twin, and simulation."""
 
-    quant_class: type[QuantizedPreTrainedModel]
+    quant_class: type[TwinPreTrainedModel]
     readout: str  # the output field that a simulation follows: "logits" or "last_hidden_state"
 
     @classmethod
-    def from_quantized(cls, qann: QuantizedPreTrainedModel, **config_fields):
+    def from_quantized(cls, qann: TwinPreTrainedModel, **config_fields):
         """The spiking twin of a trained Quant model: same weights, thresholds copied from the quantizers' scales.
 
         Args:
@@ -162,7 +162,7 @@ class SpikeMixin:
         """
         if hasattr(qann, "merge_and_unload"):
             raise TypeError(
-                "from_quantized takes the plain Quant model: call merge_and_unload() on the PEFT model first."
+                "from_quantized takes a plain Quant model: call merge_and_unload() on the PEFT model first."
             )
         if type(qann).__name__ != cls.quant_class.__name__:
             raise TypeError(
@@ -218,19 +218,18 @@ class SpikeMixin:
         chunk_steps = DEFAULT_CHUNK_STEPS if chunk_steps is None else chunk_steps
         check_positive_integer("time_steps", time_steps)
         check_positive_integer("chunk_steps", chunk_steps)
-        check_choice("execution", execution, tuple(ENGINES))
+        check_choice("execution", execution, EXECUTIONS)
         check_choice("stop", stop, STOPS)
         if input_steps > time_steps:
-            raise ValueError(
-                f"The input has {input_steps} steps, more than time_steps={time_steps}: raise time_steps."
-            )
+            raise ValueError(f"The input has {input_steps} steps, more than time_steps={time_steps}: raise it.")
         if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
             raise ValueError("The input holds values that are not finite (NaN or infinity).")
         if execution == "equilibrium":
             if output_time_steps:
                 raise ValueError('output_time_steps needs a simulation: execution="equilibrium" has no time steps.')
             return closed_form(network(QuantEngine()), self.readout)
-        engine = ENGINES[execution](
+        engine_class = CumulativeEngine if execution == "cumulative" else EventEngine
+        engine = engine_class(
             inputs.shape[0],
             inputs.device,
             input_steps=input_steps,

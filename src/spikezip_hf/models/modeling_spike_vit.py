@@ -11,11 +11,12 @@ from torch import nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_spike_vit import QuantViTConfig, SpikeViTConfig
 from .engines import QuantEngine
-from .modeling_quantization import QuantizedPreTrainedModel, QuantMixin, SpikeMixin
+from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
 from .operators import Conv2d, LayerNorm, Linear, MatMul, Softmax, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
 from .quantization import LSQQuantizer
@@ -154,7 +155,7 @@ class ViTLayer(GradientCheckpointingLayer):
         return x, probs
 
 
-class ViTPreTrainedModel(QuantizedPreTrainedModel):
+class ViTPreTrainedModel(TwinPreTrainedModel):
     base_model_prefix = "vit"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
@@ -166,6 +167,10 @@ class ViTPreTrainedModel(QuantizedPreTrainedModel):
         if isinstance(module, ViTEmbeddings):
             init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+
+    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None) -> ModelOutput:
+        """One pass on `engine`; its rows are what the engine says."""
+        raise NotImplementedError
 
     def prepare_pixels(self, pixel_values: torch.Tensor | None) -> torch.Tensor:
         """`pixel_values` in the type of the weights.
@@ -200,15 +205,15 @@ class ViTNetwork(ViTPreTrainedModel):
     def get_input_embeddings(self):
         return self.embeddings.patch_embeddings
 
-    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None) -> BaseModelOutput:
+    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None):
         """One pass on `engine`: last hidden state (rows, N, hidden)."""
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
             output_attentions = self.config.output_attentions
         x = self.embeddings(pixel_values, engine)
-        hidden_states = (x,) if output_hidden_states else None
-        attentions = () if output_attentions else None
+        hidden_states: tuple | None = (x,) if output_hidden_states else None
+        attentions: tuple | None = () if output_attentions else None
         for layer in self.layers:
             x, probs = layer(x, engine)
             if hidden_states is not None:
@@ -219,7 +224,7 @@ class ViTNetwork(ViTPreTrainedModel):
         return BaseModelOutput(last_hidden_state=x, hidden_states=hidden_states, attentions=attentions)
 
 
-class QuantViTModel(QuantMixin, ViTNetwork):
+class QuantViTModel(QuantPreTrainedModel, ViTNetwork):
     """Quantized ViT without a head."""
 
     config: QuantViTConfig
@@ -243,7 +248,7 @@ class QuantViTModel(QuantMixin, ViTNetwork):
         return self.network(pixel_values, engine or QuantEngine(), output_hidden_states, output_attentions)
 
 
-class SpikeViTMixin(SpikeMixin):
+class SpikeViTPreTrainedModel(SpikePreTrainedModel, ViTPreTrainedModel):
     """Simulation of a ViT, with or without a head."""
 
     def trajectory(
@@ -263,7 +268,7 @@ class SpikeViTMixin(SpikeMixin):
         )
 
 
-class SpikeViTModel(SpikeViTMixin, ViTNetwork):
+class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
     """Spiking ViT without a head."""
 
     config: SpikeViTConfig
@@ -319,9 +324,7 @@ class ViTClassifierNetwork(ViTPreTrainedModel):
         self.classifier = Linear(config.hidden_size, config.num_labels)
         self.post_init()
 
-    def network(
-        self, pixel_values, engine, output_hidden_states=None, output_attentions=None
-    ) -> ImageClassifierOutput:
+    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None):
         """One pass on `engine`: logits (rows, classes). The head reads accumulated spikes and never fires."""
         outputs = self.vit(
             pixel_values,
@@ -337,7 +340,7 @@ class ViTClassifierNetwork(ViTPreTrainedModel):
         )
 
 
-class QuantViTForImageClassification(QuantMixin, ViTClassifierNetwork):
+class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork):
     """Quantized ViT with a classification head: the network that is trained, and the twin of its spiking form."""
 
     config: QuantViTConfig
@@ -367,7 +370,7 @@ class QuantViTForImageClassification(QuantMixin, ViTClassifierNetwork):
         return outputs
 
 
-class SpikeViTForImageClassification(SpikeViTMixin, ViTClassifierNetwork):
+class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwork):
     """Spiking ViT with a classification head (paper section 3.2)."""
 
     config: SpikeViTConfig

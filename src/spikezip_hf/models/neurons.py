@@ -1,5 +1,5 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""The ST-BIF+ neuron (paper section 3.1, Eq. 1), in two equal forms. State goes in and comes out; nothing is kept here.
+"""The ST-BIF+ neuron (paper section 3.1, Eq. 1), in two equal forms. State goes in and comes out; none is kept here.
 
     V_t = V_{t-1} + V_in_t - V_thr * Theta_t                Theta_t = +1  if V >= V_thr and S < S_max
     S_t = S_{t-1} + Theta_t                                           -1  if V < 0      and S > S_min

@@ -20,13 +20,13 @@ class SpikeModelOutput(ModelOutput):
         hidden_states, attentions: at the last step, as in the QANN, when asked for.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    last_hidden_state_per_step: torch.FloatTensor | None = None
-    equilibrium_step: torch.LongTensor | None = None
-    spike_counts: torch.LongTensor | None = None
-    neuron_counts: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    last_hidden_state_per_step: torch.Tensor | None = None
+    equilibrium_step: torch.Tensor | None = None
+    spike_counts: torch.Tensor | None = None
+    neuron_counts: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -40,11 +40,11 @@ class SpikeClassifierOutput(ModelOutput):
         equilibrium_step, spike_counts, neuron_counts, hidden_states, attentions: see `SpikeModelOutput`.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    logits_per_step: torch.FloatTensor | None = None
-    equilibrium_step: torch.LongTensor | None = None
-    spike_counts: torch.LongTensor | None = None
-    neuron_counts: torch.LongTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    logits_per_step: torch.Tensor | None = None
+    equilibrium_step: torch.Tensor | None = None
+    spike_counts: torch.Tensor | None = None
+    neuron_counts: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
