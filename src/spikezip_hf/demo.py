@@ -1,4 +1,4 @@
-"""The main job, on real images, in three minutes: `python -m spikezip_hf.demo --help`.
+"""The main job on real images: train a ViT, quantize it, make it spike, prove that nothing was lost.
 
 A ReLU ViT learns scikit-learn's digits; its quantized twin is trained with the ViT as teacher; the spiking twin is
 converted from that, verified, saved, loaded through the Auto classes, and used in a pipeline.
@@ -7,6 +7,7 @@ converted from that, verified, saved, loaded through the Auto classes, and used 
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import torch
 
 try:
     from transformers import (
-        AutoImageProcessor,
         AutoModelForImageClassification,
         Trainer,
         TrainingArguments,
@@ -34,6 +34,7 @@ except ImportError as error:
 
 from spikezip_hf import (
     QATTrainingArguments,
+    QuantViTConfig,
     QuantViTForImageClassification,
     SpikeViTForImageClassification,
     verify_equivalence,
@@ -79,7 +80,23 @@ def collate_shaken(examples: list[dict]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def train_ann(data: Digits, names: list[str], arguments: dict, epochs: int) -> ViTForImageClassification:
+def training_arguments(folder: str, seed: int) -> dict:
+    """Arguments that both trainings share. `folder` stays empty: nothing is saved on the way."""
+    return {
+        "output_dir": folder,
+        "per_device_train_batch_size": 32,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.1,
+        "weight_decay": 0.05,
+        "seed": seed,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "logging_strategy": "no",
+        "report_to": "none",
+    }
+
+
+def train_ann(data: Digits, names: list[str], arguments: dict, epochs: int = 40) -> ViTForImageClassification:
     """A small ViT with ReLU, trained from scratch."""
     config = ViTConfig(
         image_size=8,
@@ -98,7 +115,7 @@ def train_ann(data: Digits, names: list[str], arguments: dict, epochs: int) -> V
     return ann.eval()
 
 
-def train_qann(ann, data: Digits, levels: int, arguments: dict, epochs: int) -> QuantViTForImageClassification:
+def train_qann(ann, data: Digits, levels: int, arguments: dict, epochs: int = 15) -> QuantViTForImageClassification:
     """Its quantized twin, trained with the ViT as teacher."""
     qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=levels)
     args = QATTrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=3e-4)
@@ -165,42 +182,36 @@ def table(results: dict) -> str:
     )
 
 
-def check_pipeline(path: Path, images: list, expected: list[int], max_steps: int) -> None:
+def check_pipeline(path: Path, images: list, expected: list[str]) -> None:
     """Load the saved network by its path alone and classify plain images; the answers have to be the same."""
-    snn = AutoModelForImageClassification.from_pretrained(path)
-    classify = pipeline("image-classification", model=snn, image_processor=AutoImageProcessor.from_pretrained(path))
+    classify = pipeline("image-classification", model=str(path))
     answers = [answer[0]["label"] for answer in classify(images, batch_size=len(images), top_k=1)]
-    if answers != [snn.config.id2label[index] for index in expected]:
+    if answers != expected:
         raise RuntimeError("The pipeline does not answer what the network does.")
 
 
-def run(output: Path, seed: int = 0, levels: int = 32, epochs: int = 40, qat_epochs: int = 15) -> dict:
-    """Do it all; returns what `results.json` in `output` holds."""
+def run(output: Path, seed: int = 0, levels: int = 32) -> dict:
+    """Do it all; returns what `results.json` in `output` holds.
+
+    Raises:
+        ValueError: `levels` is not an even integer from 4 to 256.
+    """
+    QuantViTConfig(quantization_levels=levels)  # refuses bad levels now, and not after a minute of training
     start = time.perf_counter()
     torch.set_num_threads(2)  # sums depend on it; the table should not depend on the machine's cores
     set_seed(seed)
     output.mkdir(parents=True, exist_ok=True)
-    max_steps = 16 * levels  # far more than equilibrium needs
-    arguments = {
-        "output_dir": str(output / "trainer"),
-        "per_device_train_batch_size": 32,
-        "lr_scheduler_type": "cosine",
-        "warmup_steps": 0.1,
-        "weight_decay": 0.05,
-        "seed": seed,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "report_to": "none",
-    }
+    max_steps = max(16 * levels, *REPORTED_STEPS)  # more than equilibrium needs
     digits = load_digits(seed)
     processor = ViTImageProcessor(size={"height": 8, "width": 8})
     train, test = Digits(digits["train"], processor), Digits(digits["test"], processor)
 
-    announce(f"1/5  Training a ReLU ViT on {len(train)} digits")
-    ann = train_ann(train, digits["train"].features["label"].names, arguments, epochs)
-    announce(f"2/5  Quantizing it to {levels} levels and training that, with the ViT as teacher")
-    qann = train_qann(ann, train, levels, arguments, qat_epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = training_arguments(folder, seed)
+        announce(f"1/5  Training a ReLU ViT on {len(train)} digits")
+        ann = train_ann(train, digits["train"].features["label"].names, arguments)
+        announce(f"2/5  Quantizing it to {levels} levels and training that, with the ViT as teacher")
+        qann = train_qann(ann, train, levels, arguments)
     announce("3/5  Converting it to a spiking network and saving both")
     qann.save_pretrained(output / "qann")
     snn = SpikeViTForImageClassification.from_quantized(qann, time_steps=max_steps)
@@ -211,8 +222,8 @@ def run(output: Path, seed: int = 0, levels: int = 32, epochs: int = 40, qat_epo
     results, curve, t_eq = report(ann, qann, snn, test, max_steps)
     announce("5/5  Classifying them again through pipeline('image-classification')")
     with torch.no_grad():
-        expected = qann(test.pixel_values).logits.argmax(-1).tolist()
-    check_pipeline(output / "snn", list(digits["test"]["image"]), expected, max_steps)
+        expected = [qann.config.id2label[index] for index in qann(test.pixel_values).logits.argmax(-1).tolist()]
+    check_pipeline(output / "snn", list(digits["test"]["image"]), expected)
 
     (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     (output / "results.md").write_text(table(results) + "\n")
@@ -236,6 +247,8 @@ def main() -> None:
     options = parser.parse_args()
     try:
         results = run(options.output, options.seed, options.levels)
+    except ValueError as error:
+        parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit("\nInterrupted; nothing was written but what the steps above had finished.")
     announce(table(results))

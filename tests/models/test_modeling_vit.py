@@ -253,6 +253,8 @@ class TestErrors:
             ({"execution": "fast"}, "execution must be one of 'cumulative', 'event', 'equilibrium'"),
             ({"stop": "early"}, "stop must be one of 'equilibrium', 'never'"),
             ({"execution": "equilibrium", "output_time_steps": True}, "no time steps"),
+            ({"execution": "event", "output_hidden_states": True}, "output_hidden_states and output_attentions need"),
+            ({"execution": "event", "output_attentions": True}, "output_hidden_states and output_attentions need"),
         ],
     )
     def test_forward_arguments(self, snn, images, arguments, message):

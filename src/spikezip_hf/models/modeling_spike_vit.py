@@ -260,6 +260,15 @@ class SpikeViTPreTrainedModel(SpikePreTrainedModel, ViTPreTrainedModel):
     ) -> Trajectory:
         """Simulate; `arguments` are those of `SpikeViTForImageClassification.forward`."""
         pixel_values = self.prepare_pixels(pixel_values)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        if arguments.get("execution") == "event" and (output_hidden_states or output_attentions):
+            raise ValueError(
+                'output_hidden_states and output_attentions need another execution than "event", whose tensors are '
+                "changes of one step and not states."
+            )
         return self.run(
             lambda engine: self.network(pixel_values, engine, output_hidden_states, output_attentions),
             pixel_values,
