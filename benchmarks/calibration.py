@@ -44,9 +44,9 @@ def main() -> None:
         set_seed(seed)
         digits = load_digits(seed)
         train, test = Digits(digits["train"], processor), Digits(digits["test"], processor)
-        with tempfile.TemporaryDirectory() as folder:
-            with contextlib.redirect_stdout(sys.stderr):  # Trainer prints; stdout is for the JSON
-                ann = train_ann(train, digits["train"].features["label"].names, training_arguments(folder, seed))
+        # Trainer prints; stdout is for the JSON.
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+            ann = train_ann(train, digits["train"].features["label"].names, training_arguments(folder, seed))
         with torch.no_grad():
             anns.append(accuracy(ann(test.pixel_values).logits, test.labels))
         for row, setting in zip(rows, settings, strict=True):

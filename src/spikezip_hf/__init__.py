@@ -3,8 +3,6 @@
 Importing this package registers its architectures with transformers' Auto classes.
 """
 
-from transformers.utils import is_accelerate_available
-
 from spikezip_hf.auto import register
 from spikezip_hf.conversion import Certificate, verify_equivalence
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
@@ -14,6 +12,7 @@ from spikezip_hf.models.modeling_spike_vit import (
     SpikeViTForImageClassification,
     SpikeViTModel,
 )
+from spikezip_hf.trainer import QATTrainer
 from spikezip_hf.training_args import QATTrainingArguments
 
 __version__ = "0.1.0"
@@ -32,14 +31,3 @@ __all__ = [
 ]
 
 register()
-
-
-def __getattr__(name: str):
-    # Training needs accelerate; the models must be importable without it.
-    if name == "QATTrainer":
-        if not is_accelerate_available():
-            raise ImportError("QATTrainer needs accelerate: pip install 'spikezip-hf[train]'.")
-        from spikezip_hf.trainer import QATTrainer
-
-        return QATTrainer
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Pictures. Needs matplotlib (`pip install spikezip-hf[demo]`)."""
+"""Pictures."""
 
 from pathlib import Path
 
@@ -16,8 +16,10 @@ def plot_accuracy_over_time(
         references: accuracy of other networks, drawn as horizontal lines.
         equilibrium_step: (n,) steps at which the samples that got there reached equilibrium; may be empty.
     """
-    from matplotlib.figure import Figure
-
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("Pictures need matplotlib: pip install 'spikezip-hf[demo]'.") from error
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     steps = range(1, len(curve) + 1)

@@ -1,9 +1,15 @@
 """scikit-learn's digits: 1797 real 8x8 images of handwritten digits that come with the package."""
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
-from sklearn.datasets import load_digits as load_sklearn_digits
-from sklearn.model_selection import train_test_split
+
+try:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
+    from sklearn.datasets import load_digits as load_sklearn_digits
+    from sklearn.model_selection import train_test_split
+except ImportError as error:
+    raise ImportError(
+        f"The digits need more than the models do ({error}): pip install 'spikezip-hf[demo]'."
+    ) from error
 
 
 def load_digits(seed: int = 0) -> DatasetDict:
