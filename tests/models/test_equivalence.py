@@ -79,7 +79,7 @@ def test_levels_agree_after_every_step():
     qann = make_qann(3, torch.float64)
     snn = spiking(qann)
     images = make_images(qann.config, 2, torch.float64)
-    for time_steps in range(1, 30):
+    for time_steps in (1, 2, 3, 5, 8, 13, 21, 29):
         cumulative = snn.trajectory(images, time_steps=time_steps, stop="never").levels
         event = snn.trajectory(images, time_steps=time_steps, stop="never", execution="event").levels
         assert list(cumulative) == list(event) == snn.node_names

@@ -276,6 +276,28 @@ class TestErrors:
         with pytest.raises(ValueError, match="not finite"):
             snn(images)
 
+    @pytest.mark.parametrize("execution", ["cumulative", "event"])
+    def test_weights_that_are_not_a_number(self, images, execution):
+        snn = SpikeViTForImageClassification.from_quantized(make_qann(dtype=torch.float64))
+        with torch.no_grad():
+            snn.vit.layers[1].mlp.fc1.bias[3] = float("nan")
+        with pytest.raises(FloatingPointError, match=r"input of layers\.1\.mlp\.hidden_node is not a number"):
+            snn(images, execution=execution)
+
+    def test_a_network_without_scales_warns(self, images, caplog):
+        from transformers.utils import logging
+
+        fresh = QuantViTForImageClassification(QuantViTConfig(**TINY, **TINY_IMAGE)).double()
+        logging.get_logger("spikezip_hf").addHandler(caplog.handler)
+        logging.get_logger("spikezip_hf.models.modeling_quantization").warning_once.cache_clear()
+        fresh(images)
+        assert "call calibrate(batches) first" in caplog.text
+        caplog.clear()
+        fresh.calibrate([{"pixel_values": images}])
+        logging.get_logger("spikezip_hf.models.modeling_quantization").warning_once.cache_clear()
+        fresh(images)
+        assert "calibrate" not in caplog.text
+
     def test_missing_pixels(self, snn):
         with pytest.raises(ValueError, match="pixel_values is missing"):
             snn()

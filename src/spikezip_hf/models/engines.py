@@ -77,6 +77,7 @@ class SpikingEngine(QuantEngine):
         spike_counts: {node name: (B,) int64 spikes so far}; a spike of size m counts m.
         last_activity: (B,) int64, last step in which the sample's input changed or one of its neurons fired.
         settled: (B,) bool, whether after the running step every tracer equals its target.
+        undefined: {node name: bool scalar}, whether NaN reached the node in the running chunk.
     """
 
     increments = False
@@ -99,6 +100,7 @@ class SpikingEngine(QuantEngine):
         self.spike_counts: dict[str, torch.Tensor] = {}
         self.last_activity = torch.full((batch_size,), input_steps, dtype=torch.int64, device=device)
         self.settled = torch.zeros(batch_size, dtype=torch.bool, device=device)
+        self.undefined: dict[str, torch.Tensor] = {}
 
     def advance(self, steps: int) -> None:
         """Begin the next chunk, of at most `steps` steps."""
@@ -124,8 +126,24 @@ class SpikingEngine(QuantEngine):
         """(B,) int64, neurons of a node."""
         return torch.full_like(self.last_activity, self.tracers[name][0].numel())
 
-    def record(self, node: LSQQuantizer, spikes: torch.Tensor, at_target: torch.Tensor) -> None:
-        """Count the spikes (steps, B, ...) of a node, and whether its last tracers are at their targets (B, ...)."""
+    def check_defined(self) -> None:
+        """Raise if NaN reached a node: an integer level cannot carry it on, and the answer would look sound."""
+        if bool(torch.stack(list(self.undefined.values())).any()):
+            name = next(name for name, undefined in self.undefined.items() if bool(undefined))
+            raise FloatingPointError(
+                f"The input of {name} is not a number. Look for NaN or infinity among the weights, or for an overflow "
+                "if the model is in float16."
+            )
+
+    def record(self, node: LSQQuantizer, current: torch.Tensor, spikes: torch.Tensor, at_target: torch.Tensor) -> None:
+        """Note what a node did in the running chunk.
+
+        Args:
+            current: its input, rows.
+            spikes: (steps, B, ...).
+            at_target: (B, ...), whether its last tracers are at their targets.
+        """
+        self.undefined[node.name] = current.isnan().any()
         counts = spikes.flatten(2).abs().sum(-1, dtype=torch.int64)
         self.spike_counts[node.name] = self.spike_counts.get(node.name, 0) + counts.sum(0)
         steps = torch.arange(1, self.chunk + 1, device=counts.device) + self.step
@@ -167,7 +185,7 @@ class CumulativeEngine(SpikingEngine):
         if start is None:
             start = torch.zeros_like(target[0])
         levels = track(target, start, self.graded(node), self.closed_steps(node))
-        self.record(node, levels.diff(dim=0, prepend=start[None]), levels[-1] == target[-1])
+        self.record(node, current, levels.diff(dim=0, prepend=start[None]), levels[-1] == target[-1])
         self.tracers[node.name] = levels[-1].clone()  # a view would keep the whole chunk alive
         return node.dequantize(levels.flatten(0, 1), current.dtype)
 
@@ -227,7 +245,7 @@ class EventEngine(SpikingEngine):
 
         self.membranes[node.name] = membrane - threshold * spikes
         self.tracers[node.name] = (tracer + spikes).to(node.level_dtype)
-        self.record(node, spikes[None], spikes == pending)
+        self.record(node, current, spikes[None], spikes == pending)
         return node.dequantize(spikes, current.dtype)
 
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from transformers import PreTrainedModel, initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, logging
 
 from .configuration_quantization import check_choice, check_positive_integer, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .quantization import LSQQuantizer
 from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, simulate
+
+logger = logging.get_logger(__name__)
 
 EXECUTIONS = ("cumulative", "event", "equilibrium")
 STOPS = ("equilibrium", "never")
@@ -78,6 +80,19 @@ class TwinPreTrainedModel(PreTrainedModel):
 
 class QuantPreTrainedModel(TwinPreTrainedModel):
     """Base of Quant models: making one from an ordinary model, and setting its scales."""
+
+    _seen_calibrated = False
+
+    def warn_if_uncalibrated(self) -> None:
+        """Say once that the answers of a model mean nothing before its scales are set."""
+        if self._seen_calibrated or torch.compiler.is_compiling():
+            return
+        self._seen_calibrated = all(bool(node.initialized) for node in self.nodes)
+        if not self._seen_calibrated:
+            logger.warning_once(
+                f"The scales of this {type(self).__name__} were never set, so its answers mean little: call "
+                "calibrate(batches) first, or train it with QATTrainer, which does."
+            )
 
     @classmethod
     def from_ann(cls, ann: PreTrainedModel, *, replace_activations: bool = False, **config_fields):

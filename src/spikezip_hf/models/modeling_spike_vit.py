@@ -245,7 +245,10 @@ class QuantViTModel(QuantPreTrainedModel, ViTNetwork):
             engine: what the tensors mean; given by a model around this one, or to observe the nodes.
         """
         pixel_values = self.prepare_pixels(pixel_values)
-        return self.network(pixel_values, engine or QuantEngine(), output_hidden_states, output_attentions)
+        if engine is None:
+            self.warn_if_uncalibrated()
+            engine = QuantEngine()
+        return self.network(pixel_values, engine, output_hidden_states, output_attentions)
 
 
 class SpikeViTPreTrainedModel(SpikePreTrainedModel, ViTPreTrainedModel):
@@ -373,7 +376,10 @@ class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork)
             engine: what the tensors mean; given to observe the nodes.
         """
         pixel_values = self.prepare_pixels(pixel_values)
-        outputs = self.network(pixel_values, engine or QuantEngine(), output_hidden_states, output_attentions)
+        if engine is None:
+            self.warn_if_uncalibrated()
+            engine = QuantEngine()
+        outputs = self.network(pixel_values, engine, output_hidden_states, output_attentions)
         if labels is not None:
             outputs.loss = self.loss_function(labels, outputs.logits, self.config)
         return outputs
@@ -416,6 +422,7 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
 
         Raises:
             ValueError: an argument is out of range or the pixels are not finite; the message names it.
+            FloatingPointError: NaN reached a neuron; the message names its node.
         """
         run = self.trajectory(
             pixel_values,

@@ -73,6 +73,9 @@ def simulate(
         chunk_steps: steps run as rows of one pass. Memory grows with it, never with `time_steps`.
         stop_at_equilibrium: end as soon as every sample is proven to be at equilibrium.
         keep_steps: keep the readout of every step.
+
+    Raises:
+        FloatingPointError: NaN reached a node; the message names it.
     """
     total: torch.Tensor | int = 0
     per_step: list[torch.Tensor] = []
@@ -81,6 +84,7 @@ def simulate(
     while done < time_steps:
         engine.advance(1 if alone else max(1, min(chunk_steps, time_steps - 1 - done)))
         outputs = network(engine)
+        engine.check_defined()
         done += engine.chunk
 
         steps = outputs[readout].unflatten(0, (engine.chunk, engine.batch_size))
