@@ -67,6 +67,30 @@ def test_scales_already_set_are_kept(tmp_path):
     assert all(torch.equal(node.scale, scale) for node, scale in zip(qann.nodes, before, strict=True))
 
 
+class TestCalibrationBeforeTraining:
+    def train(self, tmp_path, monkeypatch, qann, **fields):
+        """Train one step; returns (batches, method, overwrite) of each call of calibrate."""
+        calls, calibrate = [], type(qann).calibrate
+
+        def spy(self, batches, method="mse", overwrite=True):
+            batches = list(batches)
+            calls.append((len(batches), method, overwrite))
+            return calibrate(self, batches, method, overwrite)
+
+        monkeypatch.setattr(type(qann), "calibrate", spy)
+        args = make_args(tmp_path, learning_rate=0.0, max_steps=1, **fields)
+        QATTrainer(qann, args, train_dataset=make_data(qann.config)).train()
+        return calls
+
+    def test_as_the_arguments_say(self, tmp_path, monkeypatch):
+        qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=8)
+        calls = self.train(tmp_path, monkeypatch, qann, calibration_batches=2, calibration_method="lsq")
+        assert calls == [(2, "lsq", False)]
+
+    def test_not_repeated(self, tmp_path, monkeypatch):
+        assert self.train(tmp_path, monkeypatch, make_qann()) == []
+
+
 @pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
 def test_loss_is_hard_labels_and_weighted_soft_labels(tmp_path, weight):
     qann, teacher = make_qann(), make_ann(seed=5)
@@ -127,6 +151,22 @@ def test_parameter_groups():
     assert (of_scales["weight_decay"], of_scales["lr"]) == (0.0, 1e-4)
     assert len(of_scales["params"]) == len(scales)
     assert len(decayed["params"]) + len(of_scales["params"]) == len(names)
+
+
+def test_only_named_parameters_decay():
+    qann = make_qann()
+    weights = {name for name, _ in qann.named_parameters() if name.endswith("weight")}
+    groups = parameter_groups(qann, weights | scale_parameter_names(qann), 0.05, scale_learning_rate=1e-4)
+    assert [group["weight_decay"] for group in groups] == [0.05, 0.0, 0.0]
+    assert ["lr" in group for group in groups] == [False, False, True]
+    assert len(groups[0]["params"]) == len(weights)
+
+
+def test_teacher_is_frozen_and_in_eval_mode(tmp_path):
+    teacher = make_ann(seed=5).train()
+    QATTrainer(make_qann(), make_args(tmp_path), teacher_model=teacher)
+    assert not teacher.training
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
 
 
 def test_scales_stay_positive(tmp_path):

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from spikezip_hf import QuantViTForImageClassification
-from spikezip_hf.conversion.calibration import FloatEngine
+from spikezip_hf.conversion.calibration import FloatEngine, RangeEngine
+from spikezip_hf.models.quantization import LSQQuantizer, dequantize, quantize
 from tests.conftest import make_ann, make_images
 
 
@@ -70,8 +71,6 @@ def test_mse_gives_less_error_than_its_neighbours(qann, batches):
         node.double()
 
         def error(factor, node=node, x=x):
-            from spikezip_hf.models.quantization import dequantize, quantize
-
             scale = node.scale.detach() * factor
             return float(
                 (dequantize(quantize(x, scale, node.min_level, node.max_level), scale, x.dtype) - x).square().mean()
@@ -110,6 +109,37 @@ def test_scales_that_are_set_can_be_kept(qann, batches):
     assert qann.nodes[3].scale.item() < 100.0
 
 
+@pytest.mark.parametrize("method", ["lsq", "mse"])
+def test_batching_and_order_do_not_matter(method):
+    qann = QuantViTForImageClassification.from_ann(make_ann(dtype=torch.float64), quantization_levels=16)
+    images = make_images(qann.config, 10, torch.float64)
+    images[:3] *= 10
+    scales = []
+    for parts in ([images], [images[:3], images[3:]], [images[3:], images[:3]]):
+        qann.calibrate([{"pixel_values": part} for part in parts], method)
+        scales.append(torch.cat([node.scale.detach() for node in qann.nodes]))
+    assert torch.allclose(scales[0], scales[1], rtol=1e-6)  # order of float64 sums
+    assert torch.allclose(scales[0], scales[2], rtol=1e-6)
+
+
+def test_dropout_is_off_while_calibrating():
+    ann = make_ann(hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=16)
+    batches = [{"pixel_values": make_images(ann.config, 4)}]
+    expected = [node.scale.detach().clone() for node in qann.eval().calibrate(batches).nodes]
+    assert all(map(torch.equal, [node.scale for node in qann.train().calibrate(batches).nodes], expected))
+
+
+@pytest.mark.parametrize(
+    ("signed", "x", "expected"), [(True, [-16.0, 1.0], 2.0), (True, [-1.0, 21.0], 3.0), (False, [-99.0, 15.0], 1.0)]
+)
+def test_range_covers_both_ends(signed, x, expected):
+    node, engine = LSQQuantizer(16, signed, 1), RangeEngine()
+    engine.fire(node, torch.tensor([x]))
+    engine.fire(node, torch.zeros(1, 2))
+    assert engine.ranges[node.name].item() == pytest.approx(expected)
+
+
 class TestRefusals:
     def test_no_batches(self, qann):
         with pytest.raises(ValueError, match="batches is empty"):
@@ -135,3 +165,4 @@ class TestRefusals:
             qann.vit.layers[0].mlp.fc1.bias.fill_(-1e6)
         with pytest.raises(ValueError, match=r"layers\.0\.mlp\.hidden_node: .* no usable scale \(all zero"):
             qann.calibrate(batches)
+        assert not any(bool(node.initialized) for node in qann.nodes)

@@ -128,6 +128,37 @@ def test_static_image_equals_one_frame_followed_by_nothing():
     assert torch.equal(static.spike_counts, framed.spike_counts)
 
 
+@pytest.mark.parametrize("stop", ["never", "equilibrium"])
+@pytest.mark.parametrize("time_steps", [1, 8, 20, 1000])
+def test_last_step_is_run_alone_on_the_rows_of_the_quantized_network(time_steps, stop):
+    qann = make_qann()
+    images = make_images(qann.config, 3)
+    out = spiking(qann)(images, time_steps=time_steps, stop=stop, output_hidden_states=True)
+    assert all(len(state) == 3 for state in out.hidden_states)
+
+
+def test_proof_ends_the_run():
+    qann = make_qann()
+    snn = spiking(qann)
+    passes = []
+    snn.vit.register_forward_hook(lambda *_: passes.append(1))
+    out = snn(make_images(qann.config, 2), chunk_steps=8)
+    # Chunks up to the one in which everything settles, and one step for the proof.
+    assert len(passes) == -(-int(out.equilibrium_step.max()) // 8) + 1
+
+
+@pytest.mark.parametrize("execution", ["cumulative", "event"])
+def test_a_spike_of_size_m_counts_m(execution):
+    qann = make_qann(dtype=torch.float64)
+    images = make_images(qann.config, 2, torch.float64)
+    snn = spiking(qann, max_spikes_per_step=5)
+    run = snn.trajectory(images, time_steps=1, stop="never", execution=execution)
+    levels = [run.levels[name].flatten(1).abs() for name in snn.node_names]
+    assert max(int(level.max()) for level in levels) > 1
+    # From rest, the spikes of the first step are the levels after it.
+    assert torch.equal(run.spike_counts, torch.stack([level.sum(1, dtype=torch.int64) for level in levels], dim=1))
+
+
 class TestEquilibriumIsNeverClaimedWithoutProof:
     def test_truncated_run(self):
         qann = make_qann(levels=32)
@@ -170,6 +201,12 @@ class TestEquilibriumIsNeverClaimedWithoutProof:
         assert snn(frames, time_steps=300).equilibrium_step.tolist() == [-1, -1]
         assert int(snn(frames, time_steps=900).equilibrium_step.min()) > 300
 
+    def test_run_that_ends_with_its_input(self):
+        qann = make_qann()
+        frames = make_images(qann.config, 2, steps=300)
+        frames[:, 1:] = 0
+        assert spiking(qann)(frames, time_steps=300).equilibrium_step.tolist() == [300, 300]
+
     def test_a_run_is_as_long_as_it_needs_to_be(self):
         qann = make_qann()
         images = make_images(qann.config, 2)
@@ -193,6 +230,55 @@ class TestEquilibriumIsNeverClaimedWithoutProof:
         assert any(not torch.equal(levels[0][name], levels[1][name]) for name in snn.node_names)
         for later in levels[2:]:
             assert all(torch.equal(levels[1][name], later[name]) for name in snn.node_names)
+
+
+class TestCertificateNeedsAll:
+    """Each condition alone is enough to refuse it."""
+
+    def test_logits(self):
+        qann = make_qann()
+        snn = spiking(qann)
+        with torch.no_grad():
+            snn.classifier.bias[2] += 1e-3
+        certificate = verify_equivalence(qann, snn, {"pixel_values": make_images(qann.config, 2)})
+        assert certificate.mismatches == {}
+        assert not certificate.logits_equal
+        assert not certificate.exact
+        assert "logits differ" in str(certificate)
+
+    def test_levels(self):
+        qann = make_qann()
+        with torch.no_grad():
+            qann.classifier.weight.zero_()  # a head that sees nothing
+        snn = spiking(qann)
+        with torch.no_grad():
+            snn.vit.layers[1].mlp.fc1.weight[3] += 1.0
+        certificate = verify_equivalence(qann, snn, {"pixel_values": make_images(qann.config, 2)})
+        assert certificate.logits_equal
+        assert certificate.mismatches
+        assert not certificate.exact
+
+    def test_proof(self, monkeypatch):
+        qann = make_qann()
+        snn = spiking(qann)
+        simulate = snn.trajectory
+
+        def unproven(*args, **kwargs):
+            run = simulate(*args, **kwargs)
+            run.equilibrium_step[0] = -1
+            return run
+
+        monkeypatch.setattr(snn, "trajectory", unproven)
+        certificate = verify_equivalence(qann, snn, {"pixel_values": make_images(qann.config, 2)})
+        assert certificate.logits_equal
+        assert not certificate.mismatches
+        assert not certificate.exact
+
+    def test_model_in_training_mode(self):
+        qann = make_qann(hidden_dropout_prob=0.5).train()
+        certificate = verify_equivalence(qann, spiking(qann), {"pixel_values": make_images(qann.config, 2)})
+        assert certificate.exact, str(certificate)
+        assert qann.training
 
 
 class TestCorruption:

@@ -195,7 +195,47 @@ class TestOutputs:
         assert not torch.equal(qann(images).logits, qann(images).logits)
 
 
+class TestNodes:
+    def test_unsigned_ones_stand_behind_relu_and_softmax_only(self):
+        qann = make_qann(num_hidden_layers=3)
+        unsigned = {node.name for node in qann.nodes if not node.signed}
+        assert unsigned == {f"layers.{i}.{n}" for i in range(3) for n in ("attention.probs_node", "mlp.hidden_node")}
+
+    def test_stages_are_layers(self):
+        stages = {node.name: node.stage for node in make_qann(num_hidden_layers=3).nodes}
+        assert stages.pop("embeddings.patch_embeddings.node") == 0
+        assert stages.pop("layernorm_node") == 3
+        assert len(stages) == 3 * 10
+        assert all(stage == int(name.split(".")[1]) for name, stage in stages.items())
+
+    def test_features_of_the_gradient_scale(self):
+        for node in make_qann().nodes:
+            features = {"probs_node": 4, "hidden_node": 48}.get(node.name.split(".")[-1], 32)
+            assert node.gradient_scale == pytest.approx((features * node.max_level) ** -0.5), node.name
+
+
 class TestTraining:
+    def test_attention_dropout_comes_before_the_quantizer(self, images):
+        qann = make_qann(dtype=torch.float64, attention_probs_dropout_prob=0.3).train()
+        one, other = (qann(images, output_attentions=True).attentions[0] for _ in range(2))
+        assert not torch.equal(one, other)
+        node = qann.vit.layers[0].attention.probs_node
+        assert torch.equal(node.dequantize(node.quantize(one), one.dtype), one)
+
+    def test_every_dropout_is_used(self, images):
+        qann = make_qann(dtype=torch.float64).train()
+        calls = dict.fromkeys((name for name, m in qann.named_modules() if isinstance(m, torch.nn.Dropout)), 0)
+        for name in calls:
+            qann.get_submodule(name).register_forward_hook(
+                lambda *_, name=name: calls.__setitem__(name, calls[name] + 1)
+            )
+        qann(images)
+        assert calls == {
+            "vit.embeddings.dropout": 1,
+            **{f"vit.layers.{i}.dropout": 2 for i in range(2)},
+            **{f"vit.layers.{i}.attention.dropout": 1 for i in range(2)},
+        }
+
     def test_every_parameter_gets_a_gradient(self, images):
         qann = make_qann(dtype=torch.float64).train()
         qann(images, labels=torch.arange(8) % 5).loss.backward()

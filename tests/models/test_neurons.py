@@ -141,10 +141,11 @@ def test_closed_gate_with_work_to_do_is_not_settled():
         assert not bool(engine.settled.any())
 
 
-@pytest.mark.parametrize("levels", [128, 256])
-def test_tracer_type_holds_the_largest_jump(levels):
-    node = make_node(levels, signed=True, scale=1.0)
-    s_min, s_max = level_bounds(levels, signed=True)
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("levels", [128, 130, 256])
+def test_tracer_type_holds_the_largest_jump(levels, signed):
+    node = make_node(levels, signed, scale=1.0)
+    s_min, s_max = level_bounds(levels, signed)
     # From one end of the range to the other in one step, with as many spikes as it takes.
     target = torch.tensor([s_max, s_min, s_max]).to(node.level_dtype).reshape(3, 1, 1)
     moved = track(target, torch.zeros_like(target[0]), max_spikes=levels - 1)

@@ -95,6 +95,17 @@ def test_gradients_are_lsq(levels, signed, per_channel):
     assert (expected_x != 0).any()
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_gradients_at_the_bounds_are_those_of_clipped_values(signed):
+    node = make(16, signed, 1, scale=0.5)
+    for bound in (node.min_level, node.max_level):
+        node.scale.grad = None
+        x = torch.tensor([bound * 0.5], requires_grad=True)
+        node(x).sum().backward()
+        assert x.grad.item() == 0
+        assert node.scale.grad.item() == pytest.approx(bound * node.gradient_scale)
+
+
 def test_scale_gradient_does_not_depend_on_how_a_batch_is_split():
     x = torch.randn(8, 4, 3, dtype=torch.float64)
     whole, parts = make().double(), make().double()
@@ -124,6 +135,15 @@ def test_unusable_scales_are_refused_by_name(bad):
     with pytest.raises(ValueError, match=r"layers\.3\.node\.scale is"):
         node.set_scale(torch.tensor([bad]))
     assert not bool(node.initialized)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0])
+def test_one_bad_channel_is_a_problem(bad):
+    node = make(per_channel=True)
+    assert node.problem() is None
+    with torch.no_grad():
+        node.scale[1] = bad
+    assert node.problem() is not None
 
 
 def test_a_collapsed_scale_still_quantizes_to_finite_values_and_has_a_gradient():
