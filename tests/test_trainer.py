@@ -87,6 +87,13 @@ class TestCalibrationBeforeTraining:
         calls = self.train(tmp_path, monkeypatch, qann, calibration_batches=2, calibration_method="lsq")
         assert calls == [(2, "lsq", False)]
 
+    def test_scales_that_are_set_are_kept(self, tmp_path, monkeypatch):
+        qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=8)
+        qann.nodes[3].set_scale(torch.tensor([123.0]))
+        self.train(tmp_path, monkeypatch, qann)
+        assert qann.nodes[3].scale.item() == 123.0
+        assert all(bool(node.initialized) for node in qann.nodes)
+
     def test_not_repeated(self, tmp_path, monkeypatch):
         assert self.train(tmp_path, monkeypatch, make_qann()) == []
 

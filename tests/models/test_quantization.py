@@ -128,6 +128,13 @@ def test_half_precision_inputs_are_quantized_in_float32_and_the_scale_stays(dtyp
     assert node.double().scale.dtype == torch.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_values_are_multiplied_in_float32(dtype):
+    node = make(256, scale=0.1)
+    levels = torch.arange(-128, 128)
+    assert torch.equal(node.dequantize(levels, dtype), (levels.float() * node.scale.detach()).to(dtype))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0])
 def test_unusable_scales_are_refused_by_name(bad):
     node = make()
