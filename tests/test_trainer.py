@@ -169,11 +169,22 @@ def test_only_named_parameters_decay():
     assert len(groups[0]["params"]) == len(weights)
 
 
-def test_teacher_is_frozen_and_in_eval_mode(tmp_path):
-    teacher = make_ann(seed=5).train()
-    QATTrainer(make_qann(), make_args(tmp_path), teacher_model=teacher)
+def test_teacher_is_in_eval_mode_and_left_alone(tmp_path):
+    qann, teacher = make_qann(), make_ann(seed=5).train()
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    trainer = QATTrainer(qann, make_args(tmp_path), teacher_model=teacher, train_dataset=make_data(qann.config))
+    trainer.train()
     assert not teacher.training
-    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+def test_training_in_bfloat16_leaves_an_exact_pair(tmp_path):
+    qann = make_qann(levels=32)
+    QATTrainer(qann, make_args(tmp_path, bf16=True), train_dataset=make_data(qann.config)).train()
+    snn = SpikeViTForImageClassification.from_quantized(qann, time_steps=500)
+    certificate = verify_equivalence(qann, snn, {"pixel_values": make_images(qann.config, 4)})
+    assert certificate.exact, str(certificate)
 
 
 def test_scales_stay_positive(tmp_path):
@@ -206,6 +217,14 @@ class TestRefusals:
     def test_teacher_with_other_labels(self, tmp_path):
         with pytest.raises(ValueError, match="The teacher has 3 labels, the model 5"):
             QATTrainer(make_qann(), make_args(tmp_path), teacher_model=make_ann(num_labels=3))
+
+    def test_plain_training_arguments(self, tmp_path):
+        with pytest.raises(TypeError, match="args must be QATTrainingArguments, got TrainingArguments"):
+            QATTrainer(make_qann(), TrainingArguments(str(tmp_path), use_cpu=True, report_to="none"))
+
+    def test_soft_labels_of_a_regression(self, tmp_path):
+        with pytest.raises(ValueError, match="Soft labels are for single-label classification"):
+            QATTrainer(make_qann(num_labels=1), make_args(tmp_path), teacher_model=make_ann(num_labels=1))
 
     @pytest.mark.parametrize(
         "field",

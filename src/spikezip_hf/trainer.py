@@ -27,13 +27,13 @@ class QATTrainer(Trainer):
     Args:
         model: a Quant model, for example `QuantViTForImageClassification.from_ann(ann)`.
         args: `QATTrainingArguments`.
-        teacher_model: the ordinary network to learn from, with the same labels. Loss:
+        teacher_model: the ordinary network to learn from, with the same labels; put in eval mode. Loss:
             hard labels + distillation_weight * soft labels.
         others: as for transformers' Trainer.
 
     Raises:
-        TypeError: the model is not a Quant model.
-        ValueError: the teacher has another number of labels.
+        TypeError: the model is not a Quant model, or args are of another class.
+        ValueError: the teacher has another number of labels, or the task has no soft labels.
     """
 
     args: QATTrainingArguments
@@ -45,6 +45,15 @@ class QATTrainer(Trainer):
                 f"QATTrainer trains Quant models, got {type(model).__name__}. Make one with Quant....from_ann(ann); a "
                 "Spike model is trained as its Quant twin and converted again."
             )
+        if not isinstance(args, QATTrainingArguments):
+            raise TypeError(f"args must be QATTrainingArguments, got {type(args).__name__}.")
+        if teacher_model is not None and not (
+            model.config.num_labels > 1 and model.config.problem_type in (None, "single_label_classification")
+        ):
+            raise ValueError(
+                "Soft labels are for single-label classification, problem_type says "
+                f"{model.config.problem_type!r} with {model.config.num_labels} labels: leave teacher_model out."
+            )
         if teacher_model is not None and teacher_model.config.num_labels != model.config.num_labels:
             raise ValueError(
                 f"The teacher has {teacher_model.config.num_labels} labels, the model {model.config.num_labels}."
@@ -54,7 +63,7 @@ class QATTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
         self.teacher = None
         if teacher_model is not None:
-            self.teacher = teacher_model.to(self.args.device).eval().requires_grad_(False)
+            self.teacher = teacher_model.to(self.args.device).eval()
         self.add_callback(KeepScalesPositive())
 
     def train(self, *args, **kwargs):
@@ -62,7 +71,11 @@ class QATTrainer(Trainer):
         if not all(bool(node.initialized) for node in self.model.nodes):
             batches = islice(self.get_train_dataloader(), self.args.calibration_batches)
             self.model.calibrate(batches, self.args.calibration_method, overwrite=False)
-        return super().train(*args, **kwargs)
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            # accelerate leaves autocast wrapped around forward: a QANN that rounds differently from its spiking twin.
+            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
 
     def create_optimizer(self, model=None):
         """Trainer's optimizer over our parameter groups."""

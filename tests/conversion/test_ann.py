@@ -126,6 +126,20 @@ class TestRefusals:
         with pytest.raises(ValueError, match="quantisation_levels: no such field in QuantViTConfig"):
             QuantViTForImageClassification.from_ann(make_ann(), quantisation_levels=8)
 
+    def test_field_of_the_network(self):
+        with pytest.raises(ValueError, match="num_attention_heads of the network to convert is 4 and cannot become 2"):
+            QuantViTForImageClassification.from_ann(make_ann(), num_attention_heads=2)
+        qann = QuantViTForImageClassification.from_ann(make_ann(), hidden_dropout_prob=0.1)
+        assert qann.config.hidden_dropout_prob == 0.1
+
+    def test_activation_under_another_name(self):
+        ann = make_ann(hidden_act="gelu")
+        for layer in ann.vit.layers:
+            layer.mlp.act = layer.mlp.activation_fn
+            del layer.mlp.activation_fn
+        with pytest.raises(ValueError, match="hidden_act is 'gelu'; only ReLU becomes spikes"):
+            QuantViTForImageClassification.from_ann(ann)
+
     def test_bad_levels(self):
         with pytest.raises(ValueError, match="quantization_levels must be"):
             QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=5)
@@ -152,6 +166,11 @@ class TestFromQuantized:
     def test_misspelt_field(self):
         with pytest.raises(ValueError, match="timesteps: no such field in SpikeViTConfig"):
             SpikeViTForImageClassification.from_quantized(make_qann(), timesteps=8)
+
+    @pytest.mark.parametrize("field", [{"quantization_levels": 8}, {"layer_norm_eps": 0.1}])
+    def test_field_of_the_network(self, field):
+        with pytest.raises(ValueError, match=f"{next(iter(field))} of the network to convert is"):
+            SpikeViTForImageClassification.from_quantized(make_qann(), **field)
 
     def test_fields_come_along(self):
         snn = SpikeViTForImageClassification.from_quantized(

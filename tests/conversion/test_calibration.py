@@ -149,6 +149,10 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"pass \[batch\]"):
             qann.calibrate(batches[0])
 
+    def test_batches_of_tensors(self, qann, batches):
+        with pytest.raises(ValueError, match="must be a dict of model inputs, got Tensor"):
+            qann.calibrate([batches[0]["pixel_values"]])
+
     def test_method(self, qann, batches):
         with pytest.raises(ValueError, match="method must be one of 'lsq', 'mse'"):
             qann.calibrate(batches, method="max")

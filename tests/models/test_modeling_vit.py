@@ -255,6 +255,25 @@ class TestTraining:
             assert torch.equal(one.grad, other.grad), name
 
 
+def test_replicas_without_parameters_of_their_own(qann, snn, images):
+    """As torch.nn.DataParallel makes them on several GPUs: parameters become plain attributes."""
+
+    def replica(model):
+        modules = dict(model.named_modules())
+        copies = {name: module._replicate_for_data_parallel() for name, module in modules.items()}
+        for name, module in modules.items():
+            for key in module._modules:
+                setattr(copies[name], key, copies[f"{name}.{key}" if name else key])
+            for key, parameter in module._parameters.items():
+                setattr(copies[name], key, parameter if parameter is None else parameter.view_as(parameter))
+            for key, buffer in module._buffers.items():
+                setattr(copies[name], key, buffer)
+        return copies[""]
+
+    for model in (qann.eval(), snn):
+        assert torch.equal(replica(model)(images).logits, model(images).logits)
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("fields", "message"),

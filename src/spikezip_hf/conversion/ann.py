@@ -1,5 +1,7 @@
 """transformers' models to Quant models."""
 
+import copy
+
 from torch import nn
 from transformers import PreTrainedModel, ViTForImageClassification, ViTModel
 
@@ -41,7 +43,9 @@ def quantize_ann(
         raise ValueError("num_labels is 0: the model has no head. Convert its ViTModel with QuantViTModel.from_ann.")
     check_activations(ann, replace_activations)
 
-    config = derive_config(quant_class.config_class, ann.config, hidden_act="relu", **config_fields)
+    source_config = copy.deepcopy(ann.config)
+    source_config.hidden_act = "relu"  # as checked, or replaced
+    config = derive_config(quant_class.config_class, source_config, **config_fields)
     qann = quant_class(config).to(dtype=ann.dtype, device=ann.device)
     missing, unexpected = qann.load_state_dict(ann.state_dict(), strict=False)
     left_over = [key for key in missing if not key.endswith((".scale", ".initialized"))] + unexpected
@@ -52,11 +56,14 @@ def quantize_ann(
 
 def check_activations(ann: PreTrainedModel, replace: bool) -> None:
     """Refuse, by name, activations that an unsigned neuron cannot stand for; unless they are to be replaced."""
-    for path, module in ann.named_modules():
-        activation = getattr(module, "activation_fn", None)
-        if activation is not None and not isinstance(activation, nn.ReLU) and not replace:
-            raise ValueError(
-                f"{path}.activation_fn is {type(activation).__name__} (hidden_act={ann.config.hidden_act!r}); only "
-                "ReLU becomes spikes. Fine-tune the model with config.hidden_act='relu' first, which keeps its "
-                "accuracy, or pass replace_activations=True and train the quantized model."
-            )
+    activations = {path: module for path, module in ann.named_modules() if path.endswith("activation_fn")}
+    others = [
+        f"{path} is {type(module).__name__}" for path, module in activations.items() if type(module) is not nn.ReLU
+    ]
+    if not activations or ann.config.hidden_act != "relu":
+        others.append(f"hidden_act is {ann.config.hidden_act!r}")
+    if others and not replace:
+        raise ValueError(
+            f"{others[0]}; only ReLU becomes spikes. Fine-tune the model with config.hidden_act='relu' first, which "
+            "keeps its accuracy, or pass replace_activations=True and train the quantized model."
+        )

@@ -116,6 +116,8 @@ def observe(model, batches, engine):
     seen = 0
     try:
         for batch in tqdm(batches, desc="calibrating", unit="batch"):
+            if not isinstance(batch, Mapping):
+                raise ValueError(f"Each of batches must be a dict of model inputs, got {type(batch).__name__}.")
             inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
             model(**inputs, engine=engine)
             seen += 1

@@ -2,6 +2,7 @@
 """The configuration fields that all architectures share, and their checks."""
 
 from dataclasses import dataclass
+from numbers import Integral
 
 from .quantization import level_bounds
 
@@ -11,7 +12,7 @@ FIRING_SCHEDULES = ("synchronous", "layerwise")
 
 def check_positive_integer(name: str, value: object) -> None:
     """Raises ValueError, naming the field, unless `value` is an integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
@@ -77,16 +78,25 @@ class SpikeFields(QuantizationFields):
         return 1 + stage * window
 
 
+# Fields that may change when a network is converted: they do not say what it computes.
+FREE_FIELDS = ("id2label", "label2id", "problem_type", "hidden_dropout_prob", "attention_probs_dropout_prob")
+# Fields that say where a config came from.
+PROVENANCE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
+
+
 def derive_config(config_class, source, **fields):
-    """A config of `config_class` with the network of another config, and `fields` set.
+    """A config of `config_class` for the network that `source` describes, with `fields` set.
 
     Raises:
-        ValueError: no such field, or a value out of range; the message names it.
+        ValueError: no such field, a value out of range, or a field that the network has already; names it.
     """
-    unknown = [name for name in fields if not hasattr(config_class(), name)]
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: no such field in {config_class.__name__}.")
-    # What says where the other config came from, and not what its network is.
-    provenance = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
-    inherited = {key: value for key, value in source.to_dict().items() if key not in provenance}
+    for name, value in fields.items():
+        if not hasattr(config_class(), name):
+            raise ValueError(f"{name}: no such field in {config_class.__name__}.")
+        if name not in FREE_FIELDS and hasattr(source, name) and getattr(source, name) != value:
+            raise ValueError(
+                f"{name} of the network to convert is {getattr(source, name)!r} and cannot become {value!r} here: it "
+                "would be another network."
+            )
+    inherited = {key: value for key, value in source.to_dict().items() if key not in PROVENANCE_FIELDS}
     return config_class.from_dict({**inherited, **fields})

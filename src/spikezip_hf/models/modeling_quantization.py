@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput, logging
 from .configuration_quantization import check_choice, check_positive_integer, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .quantization import LSQQuantizer
-from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, simulate
+from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, confirm_levels, simulate
 
 logger = logging.get_logger(__name__)
 
@@ -251,7 +251,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             max_spikes_per_step=self.config.max_spikes_per_step,
             first_firing_step={node.name: self.config.first_firing_step(node.stage) for node in self.nodes},
         )
-        return simulate(
+        run = simulate(
             network,
             self.readout,
             engine,
@@ -260,7 +260,12 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             stop_at_equilibrium=stop == "equilibrium",
             keep_steps=output_time_steps,
         )
+        if execution == "event":
+            confirm_levels(network, run)
+        return run
 
     def refuse_backward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`, with an error for whoever asks for its gradient."""
-        return _RefuseBackward.apply(x, next(self.parameters()), type(self).__name__) if torch.is_grad_enabled() else x
+        if not torch.is_grad_enabled():
+            return x
+        return _RefuseBackward.apply(x, torch.zeros((), requires_grad=True), type(self).__name__)

@@ -187,7 +187,8 @@ class ViTPreTrainedModel(TwinPreTrainedModel):
                 f"{', '.join(map(str, expected))}) for input per step; got {tuple(pixel_values.shape)}. The sizes are "
                 "num_channels and image_size of the config: let the model's own image processor resize the images."
             )
-        return pixel_values.to(self.dtype)
+        # Not self.dtype: the replicas of DataParallel have no parameters to ask.
+        return pixel_values.to(self.base_model.embeddings.patch_embeddings.projection.weight.dtype)
 
 
 class ViTNetwork(ViTPreTrainedModel):

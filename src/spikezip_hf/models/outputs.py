@@ -15,7 +15,7 @@ class SpikeModelOutput(ModelOutput):
         last_hidden_state: (B, N, hidden) accumulated output at the last step.
         last_hidden_state_per_step: (B, T, N, hidden) the same after each step, with `output_time_steps=True`.
         equilibrium_step: (B,) int64, first step, counted from 1, after which nothing moves; -1 = not proven. The
-            logits are then the QANN's to the bit with execution="cumulative", and up to rounding with "event".
+            levels are then the QANN's; so are the logits, to the bit (with execution="event" up to rounding).
         spike_counts: (B, nodes) int64 spikes until the last step, columns named by `model.node_names`.
         neuron_counts: (B, nodes) int64 neurons of each node.
         hidden_states, attentions: at the last step, as in the QANN, when asked for.

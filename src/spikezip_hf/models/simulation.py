@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers.utils import ModelOutput
 
-from .engines import QuantEngine, SpikingEngine
+from .engines import QuantEngine, RecordingEngine, SpikingEngine
 
 DEFAULT_CHUNK_STEPS = 8
 
@@ -53,6 +53,18 @@ class Trajectory:
 def closed_form(outputs: ModelOutput, readout: str) -> Trajectory:
     """The equilibrium without the way there: what a QuantEngine's pass returned."""
     return Trajectory(final=outputs, readout=outputs[readout])
+
+
+def confirm_levels(network: Callable[[QuantEngine], ModelOutput], run: Trajectory) -> None:
+    """Withdraw equilibrium from the samples of which some level is not the QANN's.
+
+    For the event-driven form, whose sums of changes may drift across a level without any of its neurons noticing.
+    """
+    recorder = RecordingEngine()
+    network(recorder)
+    equal = [(run.levels[name] == levels).flatten(1).all(1) for name, levels in recorder.levels.items()]
+    assert run.equilibrium_step is not None
+    run.equilibrium_step = torch.where(torch.stack(equal).all(0), run.equilibrium_step, -1)
 
 
 def simulate(
