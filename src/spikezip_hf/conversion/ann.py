@@ -56,11 +56,12 @@ def quantize_ann(
 
 def check_activations(ann: PreTrainedModel, replace: bool) -> None:
     """Refuse, by name, activations that an unsigned neuron cannot stand for; unless they are to be replaced."""
-    activations = {path: module for path, module in ann.named_modules() if path.endswith("activation_fn")}
     others = [
-        f"{path} is {type(module).__name__}" for path, module in activations.items() if type(module) is not nn.ReLU
+        f"{path} is {type(module).__name__}"
+        for path, module in ann.named_modules()
+        if path.endswith("activation_fn") and type(module) is not nn.ReLU
     ]
-    if not activations or ann.config.hidden_act != "relu":
+    if ann.config.hidden_act != "relu":
         others.append(f"hidden_act is {ann.config.hidden_act!r}")
     if others and not replace:
         raise ValueError(
