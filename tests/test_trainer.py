@@ -183,8 +183,10 @@ def test_training_in_bfloat16_leaves_an_exact_pair(tmp_path):
     qann = make_qann(levels=32)
     QATTrainer(qann, make_args(tmp_path, bf16=True), train_dataset=make_data(qann.config)).train()
     snn = SpikeViTForImageClassification.from_quantized(qann, time_steps=500)
-    certificate = verify_equivalence(qann, snn, {"pixel_values": make_images(qann.config, 4)})
+    images = make_images(qann.config, 4)
+    certificate = verify_equivalence(qann, snn, {"pixel_values": images})
     assert certificate.exact, str(certificate)
+    assert torch.equal(qann(images, return_dict=False)[0], qann(images).logits)
 
 
 def test_scales_stay_positive(tmp_path):

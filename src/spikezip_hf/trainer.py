@@ -75,7 +75,9 @@ class QATTrainer(Trainer):
             return super().train(*args, **kwargs)
         finally:
             # accelerate leaves autocast wrapped around forward: a QANN that rounds differently from its spiking twin.
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
+            # Not by its unwrap_model, which takes our own decorator off too.
+            for name in ("forward", "_original_forward"):
+                self.model.__dict__.pop(name, None)
 
     def create_optimizer(self, model=None):
         """Trainer's optimizer over our parameter groups."""
