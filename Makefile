@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow quality style clean
+.PHONY: help demo test quality style clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -21,10 +21,7 @@ demo: $(VENV)/installed  ## Digits: train, quantize, convert, verify, save, relo
 	$(BIN)/python -m spikezip_hf.demo
 
 test: $(VENV)/installed  ## Run the tests
-	$(BIN)/python -m pytest -m 'not slow'
-
-test-slow: $(VENV)/installed  ## Run the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest
 
 quality: $(VENV)/installed  ## Check lint, format and types
 	$(BIN)/ruff check .

@@ -227,7 +227,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         Args:
             inputs: the batch, looked at for its size and for values that are not finite.
             input_steps: F, steps over which it arrives.
-            others: arguments of forward.
+            time_steps and what follows: see forward.
         """
         time_steps = self.config.time_steps if time_steps is None else time_steps
         chunk_steps = DEFAULT_CHUNK_STEPS if chunk_steps is None else chunk_steps

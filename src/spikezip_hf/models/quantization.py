@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 # A scale below this counts as collapsed and is used as this. It is far under any scale that calibration gives, and
-# keeps x / s finite for every activation that a half-precision model can hold.
+# keeps x / s finite for every activation that a float16 model can hold.
 MIN_SCALE = 2.0**-27
 
 

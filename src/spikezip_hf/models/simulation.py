@@ -82,9 +82,9 @@ def simulate(
     Args:
         network: one pass over the rows of the engine's running chunk.
         readout: name of the output field, (rows, ...), to follow through time.
-        chunk_steps: steps run as rows of one pass. Memory grows with it, never with `time_steps`.
+        chunk_steps: steps run as rows of one pass. Memory grows with it, not with `time_steps`.
         stop_at_equilibrium: end as soon as every sample is proven to be at equilibrium.
-        keep_steps: keep the readout of every step.
+        keep_steps: keep the readout of every step, T times its size.
 
     Raises:
         FloatingPointError: NaN reached a node; the message names it.
