@@ -17,7 +17,7 @@ MSE_FRACTIONS = [2 ** (-5 * i / 31) for i in range(32)]
 class FloatEngine(QuantEngine):
     """The network without its quantizers: what an unsigned node stands for, a ReLU, stays."""
 
-    def fire(self, node, current):
+    def emit(self, node, current):
         return current if node.signed else current.relu()
 
 
@@ -28,11 +28,12 @@ class MeanEngine(FloatEngine):
         self.sums: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
 
-    def fire(self, node, current):
-        x = super().fire(node, current)
+    def emit(self, node, current):
+        x = super().emit(node, current)
         total = reduce_to_scales(node, x.detach().abs().double(), torch.sum)
         self.sums[node.name] = self.sums.get(node.name, 0) + total
-        self.counts[node.name] = self.counts.get(node.name, 0) + x.numel() // total.numel()
+        # Padding counts no more than it fires.
+        self.counts[node.name] = self.counts.get(node.name, 0) + int(self.neurons(x).sum()) // total.numel()
         return x
 
 
@@ -42,8 +43,8 @@ class RangeEngine(FloatEngine):
     def __init__(self) -> None:
         self.ranges: dict[str, torch.Tensor] = {}
 
-    def fire(self, node, current):
-        x = super().fire(node, current)
+    def emit(self, node, current):
+        x = super().emit(node, current)
         needed = torch.maximum(x / node.max_level, x / node.min_level if node.signed else x.new_zeros(()))
         needed = reduce_to_scales(node, needed.detach().double(), torch.amax)
         self.ranges[node.name] = torch.maximum(self.ranges.get(node.name, needed), needed)
@@ -57,8 +58,8 @@ class ErrorEngine(FloatEngine):
         self.candidates = candidates
         self.errors: dict[str, torch.Tensor] = {}
 
-    def fire(self, node, current):
-        x = super().fire(node, current)
+    def emit(self, node, current):
+        x = super().emit(node, current)
         errors = []
         for scale in self.candidates[node.name]:
             levels = quantize(x, scale, node.min_level, node.max_level)

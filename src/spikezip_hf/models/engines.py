@@ -8,7 +8,8 @@
 | `EventEngine`      | what changes in one step: spikes, Eq. 4 and Eq. 5 | the paper to the letter          |
 
 The primitives: `encode` (input to current), `static` (a constant current), `linear` (an affine module), `matmul` (both
-operands dynamic), `apply` (softmax, LayerNorm), `fire` (an activation node). Residual additions are `+`.
+operands dynamic), `apply` (softmax, LayerNorm), `fire` (an activation node). Residual additions are `+`. A network of
+sequences says with `attend` which positions hold tokens: the others, padding, never fire and are never counted.
 
 A spiking engine *is* the state of one run on one batch: nothing of it is kept in the modules, so nothing leaks from a
 batch to the next and there is nothing to reset.
@@ -23,7 +24,50 @@ from .quantization import LSQQuantizer
 
 
 class QuantEngine:
-    """The quantized network: every tensor is a value, rows are samples."""
+    """The quantized network: every tensor is a value, rows are samples.
+
+    Attributes:
+        tokens: (B, N) bool, which positions hold tokens; None where all do.
+    """
+
+    tokens: torch.Tensor | None = None
+
+    def attend(self, tokens: torch.Tensor | None) -> None:
+        """Say at the start of a pass which positions hold tokens, (B, N) bool, and which are padding.
+
+        Padding is silent: its neurons get no current. What an own token sees, fires and counts is then the same
+        however much padding is beside it. Currents are (rows, ..., N, features), or (rows, features) for a head.
+        """
+        self.tokens = tokens
+
+    def token_rows(self) -> torch.Tensor | None:
+        """`tokens` for each row of a pass: (rows, N)."""
+        return self.tokens
+
+    def silence_padding(self, current: torch.Tensor) -> torch.Tensor:
+        """`current` with nothing at positions of padding."""
+        tokens = self.token_rows()
+        if tokens is None or current.dim() < 3:
+            return current
+        padding = ~tokens.reshape(len(tokens), *(1,) * (current.dim() - 3), -1, 1)
+        return current.masked_fill(padding, 0.0)
+
+    def neurons(self, current: torch.Tensor) -> torch.Tensor:
+        """(B,) int64, neurons that each sample has in a node whose current is (B, features), (B, N, features), or
+        (B, heads, N, N) for attention probabilities; those of padding left out."""
+        batch_size, *shape = current.shape
+        total = torch.Size(shape).numel()
+        if self.tokens is None or len(shape) < 2:
+            return torch.full((batch_size,), total, device=current.device)
+        axes = len(shape) - 1  # how many of the dimensions are positions
+        return total // shape[-2] ** axes * self.tokens.sum(1) ** axes
+
+    def first_token(self, x: torch.Tensor) -> torch.Tensor:
+        """The first position that is not padding, (rows, N, features) to (rows, features)."""
+        tokens = self.token_rows()
+        if tokens is None:
+            return x[:, 0]
+        return x[torch.arange(len(x), device=x.device), tokens.int().argmax(1)]
 
     def encode(self, module: nn.Module, inputs: torch.Tensor, per_step: bool = False) -> torch.Tensor:
         """Current that the affine `module` makes of the inputs: static, (B, ...), or `per_step`, (B, F, ...).
@@ -46,6 +90,10 @@ class QuantEngine:
         return operator(x)
 
     def fire(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor:
+        return self.emit(node, self.silence_padding(current))
+
+    def emit(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor:
+        """What the node makes of the current that reaches it."""
         return node(current)
 
 
@@ -55,9 +103,9 @@ class RecordingEngine(QuantEngine):
     def __init__(self) -> None:
         self.levels: dict[str, torch.Tensor] = {}
 
-    def fire(self, node, current):
+    def emit(self, node, current):
         self.levels[node.name] = node.quantize(current).to(node.level_dtype)
-        return super().fire(node, current)
+        return super().emit(node, current)
 
 
 class SpikingEngine(QuantEngine):
@@ -122,10 +170,6 @@ class SpikingEngine(QuantEngine):
         """Most spikes a step of this node; more than L - 1 can never be asked of it."""
         return min(self.max_spikes_per_step, node.levels - 1)
 
-    def neurons(self, name: str) -> torch.Tensor:
-        """(B,) int64, neurons of a node."""
-        return torch.full_like(self.last_activity, self.tracers[name][0].numel())
-
     def check_defined(self) -> None:
         """Raise if NaN reached a node: an integer level cannot carry it on, and the answer would look sound."""
         if bool(torch.stack(list(self.undefined.values())).any()):
@@ -163,6 +207,9 @@ class CumulativeEngine(SpikingEngine):
         super().__init__(*args, **kwargs)
         self.accumulated_input: torch.Tensor | None = None
 
+    def token_rows(self):
+        return None if self.tokens is None else self.rows(self.tokens)
+
     def rows(self, x: torch.Tensor) -> torch.Tensor:
         """Repeat (B, ...) for each step of the chunk."""
         return x if self.chunk == 1 else x.repeat(self.chunk, *(1,) * (x.dim() - 1))
@@ -179,7 +226,7 @@ class CumulativeEngine(SpikingEngine):
     def static(self, current):
         return current if current.shape[0] == 1 else self.rows(current)
 
-    def fire(self, node, current):
+    def emit(self, node, current):
         target = node.quantize(current).to(node.level_dtype).unflatten(0, (self.chunk, self.batch_size))
         start = self.tracers.get(node.name)
         if start is None:
@@ -231,7 +278,7 @@ class EventEngine(SpikingEngine):
             self.operators[operator.name] = SPIKE_FORMS.get(type(operator), SpikeOperator)(operator)
         return self.operators[operator.name].step(x)
 
-    def fire(self, node, current):
+    def emit(self, node, current):
         threshold = node.threshold(current.dtype)
         if node.name not in self.membranes:  # V_0 = V_thr / 2, S_0 = 0
             self.membranes[node.name] = torch.zeros_like(current, dtype=threshold.dtype) + threshold / 2

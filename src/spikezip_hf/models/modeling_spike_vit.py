@@ -16,18 +16,11 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_spike_vit import QuantViTConfig, SpikeViTConfig
 from .engines import QuantEngine
+from .layers import SelfAttentionCore, activation_node
 from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
-from .operators import Conv2d, LayerNorm, Linear, MatMul, Softmax, name_operators
+from .operators import Conv2d, LayerNorm, Linear, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
-from .quantization import LSQQuantizer
 from .simulation import Trajectory
-
-
-def activation_node(config, num_features: int, stage: int, signed: bool = True, per_channel: bool | None = None):
-    """A node as the config asks for."""
-    if per_channel is None:
-        per_channel = config.scale_granularity == "per_channel"
-    return LSQQuantizer(config.quantization_levels, signed, num_features, per_channel, stage)
 
 
 def pair(size) -> tuple[int, int]:
@@ -72,48 +65,22 @@ class ViTEmbeddings(nn.Module):
         return self.dropout(tokens)
 
 
-class ViTAttention(nn.Module):
-    """Quantized self-attention, and as spikes SESA (paper Figure 3 right, section 3.2.3)."""
+class ViTAttention(SelfAttentionCore):
+    """Self-attention with its projections (paper Figure 3 right)."""
 
     def __init__(self, config, stage: int):
-        super().__init__()
-        self.num_heads = config.num_attention_heads
-        self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        width = self.num_heads * self.head_dim
-
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        width = config.num_attention_heads * head_dim
+        super().__init__(config, width, stage)
         self.q_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
         self.k_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
         self.v_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.q_node = activation_node(config, width, stage)
-        self.k_node = activation_node(config, width, stage)
-        self.v_node = activation_node(config, width, stage)
-
-        self.scores = MatMul()
-        self.softmax = Softmax()
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
-        # Its last dimension is positions, so it has one scale in all, and a position has one feature a head.
-        self.probs_node = activation_node(config, self.num_heads, stage, signed=False, per_channel=False)
-
-        self.context = MatMul()
-        self.context_node = activation_node(config, width, stage)
         self.o_proj = Linear(width, config.hidden_size)
         self.output_node = activation_node(config, config.hidden_size, stage)
 
-    def split_heads(self, x):
-        """(rows, N, heads * d) to (rows, heads, N, d)."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
-
     def forward(self, x, engine):
-        q = self.split_heads(engine.fire(self.q_node, engine.linear(self.q_proj, x)))
-        k = self.split_heads(engine.fire(self.k_node, engine.linear(self.k_proj, x)))
-        v = self.split_heads(engine.fire(self.v_node, engine.linear(self.v_proj, x)))
-
-        scores = engine.matmul(self.scores, q, k.transpose(-1, -2)) * self.scaling
-        probs = engine.fire(self.probs_node, self.dropout(engine.apply(self.softmax, scores)))
-        context = engine.matmul(self.context, probs, v).transpose(1, 2).flatten(2)
-
-        context = engine.fire(self.context_node, context)
+        q, k, v = (engine.linear(projection, x) for projection in (self.q_proj, self.k_proj, self.v_proj))
+        context, probs = self.attend(q, k, v, engine)
         return engine.fire(self.output_node, engine.linear(self.o_proj, context)), probs
 
 

@@ -121,6 +121,6 @@ def simulate(
         per_step=torch.cat(per_step).transpose(0, 1).contiguous() if keep_steps else None,
         equilibrium_step=torch.where(engine.settled, engine.last_activity, -1),
         spike_counts=torch.stack(list(engine.spike_counts.values()), dim=1),
-        neuron_counts=torch.stack([engine.neurons(name) for name in engine.tracers], dim=1),
+        neuron_counts=torch.stack([engine.neurons(tracer) for tracer in engine.tracers.values()], dim=1),
         levels=engine.tracers,
     )

