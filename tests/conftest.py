@@ -2,8 +2,20 @@
 
 import pytest
 import torch
-from transformers import ViTConfig, ViTForImageClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    RobertaForTokenClassification,
+    RobertaModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
+import spikezip_hf
 from spikezip_hf import QuantViTForImageClassification
 
 
@@ -46,3 +58,87 @@ def make_images(config, batch: int, dtype: torch.dtype = torch.float32, seed: in
     height = width = config.image_size
     shape = (batch, config.num_channels, height, width) if steps is None else (batch, steps, 3, height, width)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+
+TEXT = {
+    "bert": (BertConfig, BertModel, BertForSequenceClassification, BertForTokenClassification),
+    "roberta": (RobertaConfig, RobertaModel, RobertaForSequenceClassification, RobertaForTokenClassification),
+}
+ARCHITECTURES = list(TEXT)
+TASKS = ("Model", "ForSequenceClassification", "ForTokenClassification")
+
+
+def text_class(kind: str, architecture: str, task: str = "ForSequenceClassification") -> type:
+    """A class of this library: kind "Quant" or "Spike"."""
+    return getattr(spikezip_hf, f"{kind}{architecture.capitalize()}{task}")
+
+
+def make_text_ann(
+    architecture: str, task: str = "ForSequenceClassification", seed: int = 0, dtype=torch.float32, **fields
+):
+    """A random ReLU BERT or RoBERTa with activations large enough to use all levels."""
+    torch.manual_seed(seed)
+    config_class, *models = TEXT[architecture]
+    defaults = {
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "hidden_act": "relu",
+        "max_position_embeddings": 24,
+        "pad_token_id": 1 if architecture == "roberta" else 0,
+        "num_labels": 3,
+        "initializer_range": 0.25,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
+    config = config_class(**{**defaults, **fields})
+    model = models[TASKS.index(task)]
+    ann = model(config, add_pooling_layer=False) if task == "Model" else model(config)
+    for name, parameter in ann.named_parameters():
+        if name.endswith("bias"):  # transformers starts biases at 0, which would hide a bias counted twice
+            torch.nn.init.normal_(parameter, std=0.1)
+        if "LayerNorm.weight" in name:
+            torch.nn.init.normal_(parameter, mean=1.0, std=0.2)
+    return ann.to(dtype).eval()
+
+
+def make_text_qann(
+    architecture: str,
+    task: str = "ForSequenceClassification",
+    seed: int = 0,
+    dtype=torch.float32,
+    levels: int = 16,
+    granularity: str = "per_tensor",
+    head_act: str = "relu",
+    node_placement: str = "full",
+    **fields,
+):
+    """Its quantized twin, calibrated on random texts."""
+    ann = make_text_ann(architecture, task, seed, dtype, **fields)
+    qann = text_class("Quant", architecture, task).from_ann(
+        ann,
+        quantization_levels=levels,
+        scale_granularity=granularity,
+        head_act=head_act,
+        node_placement=node_placement,
+    )
+    return qann.calibrate([make_texts(qann.config, [12, 7, 9, 3, 12, 5, 8, 12], seed=seed + 1)])
+
+
+def make_texts(config, lengths: list[int], seed: int = 7, side: str = "right", extra: int = 0) -> dict:
+    """Random texts of these lengths, padded on one side to the longest and by `extra` more: ids, types and mask."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = max(lengths) + extra
+    batch = {
+        "input_ids": torch.full((len(lengths), longest), config.pad_token_id),
+        "token_type_ids": torch.zeros(len(lengths), longest, dtype=torch.long),
+        "attention_mask": torch.zeros(len(lengths), longest, dtype=torch.long),
+    }
+    for row, length in enumerate(lengths):
+        where = slice(0, length) if side == "right" else slice(longest - length, longest)
+        batch["input_ids"][row, where] = torch.randint(2, config.vocab_size, (length,), generator=generator)
+        batch["token_type_ids"][row, where] = (torch.arange(length) >= length // 2).long()
+        batch["attention_mask"][row, where] = 1
+    return batch

@@ -47,7 +47,7 @@ def test_split_is_a_held_out_fifth():
 
 
 def test_accuracies(results):
-    assert results["images"] == 360
+    assert results["samples"] == 360
     assert accuracy_of(results, "ANN") >= 0.97
     assert accuracy_of(results, "QANN") >= accuracy_of(results, "ANN") - 0.01
     assert accuracy_of(results, "SNN", "equilibrium") == accuracy_of(results, "QANN")

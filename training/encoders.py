@@ -1,6 +1,7 @@
 """The text encoders that the scripts here start from, as transformers' ordinary models with ReLU."""
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from transformers import (
     BertConfig,
     BertForSequenceClassification,
     BertModel,
+    BertTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     RobertaConfig,
@@ -67,3 +69,30 @@ def roberta_from_bert(bert: BertModel, fields: dict) -> RobertaForSequenceClassi
     weights["embeddings.position_embeddings.weight"] = torch.cat([torch.zeros_like(positions[:first]), positions])
     roberta.roberta.load_state_dict(weights)
     return roberta
+
+
+def character_tokenizer(texts: list[str], min_count: int = 2) -> BertTokenizer:
+    """A tokenizer of single characters, those that `texts` hold at least `min_count` times."""
+    counts = Counter(character for text in texts for character in text.lower() if not character.isspace())
+    characters = sorted(character for character, count in counts.items() if count >= min_count)
+    # Letters and digits stand inside words too, where WordPiece looks for them behind "##".
+    inside = [f"##{character}" for character in characters if character.isascii() and character.isalnum()]
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *inside]
+    return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})
+
+
+def small_encoder(architecture: str, tokenizer: BertTokenizer, max_length: int, fields: dict) -> PreTrainedModel:
+    """An untrained classifier with ReLU, 4 layers, 256 wide."""
+    first = tokenizer.pad_token_id + 1 if architecture == "roberta" else 0
+    config = CLASSES[architecture].config_class(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        hidden_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=1024,
+        max_position_embeddings=max_length + first,
+        hidden_act="relu",
+        **fields,
+    )
+    return CLASSES[architecture](config)

@@ -5,7 +5,25 @@ Importing this package registers its architectures with transformers' Auto class
 
 from spikezip_hf.auto import register
 from spikezip_hf.conversion import Certificate, verify_equivalence
+from spikezip_hf.models.configuration_spike_bert import QuantBertConfig, SpikeBertConfig
+from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
+from spikezip_hf.models.modeling_spike_bert import (
+    QuantBertForSequenceClassification,
+    QuantBertForTokenClassification,
+    QuantBertModel,
+    SpikeBertForSequenceClassification,
+    SpikeBertForTokenClassification,
+    SpikeBertModel,
+)
+from spikezip_hf.models.modeling_spike_roberta import (
+    QuantRobertaForSequenceClassification,
+    QuantRobertaForTokenClassification,
+    QuantRobertaModel,
+    SpikeRobertaForSequenceClassification,
+    SpikeRobertaForTokenClassification,
+    SpikeRobertaModel,
+)
 from spikezip_hf.models.modeling_spike_vit import (
     QuantViTForImageClassification,
     QuantViTModel,
@@ -21,9 +39,25 @@ __all__ = [
     "Certificate",
     "QATTrainer",
     "QATTrainingArguments",
+    "QuantBertConfig",
+    "QuantBertForSequenceClassification",
+    "QuantBertForTokenClassification",
+    "QuantBertModel",
+    "QuantRobertaConfig",
+    "QuantRobertaForSequenceClassification",
+    "QuantRobertaForTokenClassification",
+    "QuantRobertaModel",
     "QuantViTConfig",
     "QuantViTForImageClassification",
     "QuantViTModel",
+    "SpikeBertConfig",
+    "SpikeBertForSequenceClassification",
+    "SpikeBertForTokenClassification",
+    "SpikeBertModel",
+    "SpikeRobertaConfig",
+    "SpikeRobertaForSequenceClassification",
+    "SpikeRobertaForTokenClassification",
+    "SpikeRobertaModel",
     "SpikeViTConfig",
     "SpikeViTForImageClassification",
     "SpikeViTModel",

@@ -5,16 +5,72 @@ from transformers import (
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    BertTokenizer,
+    RobertaTokenizer,
 )
 from transformers.utils import is_torchvision_available, is_vision_available
 
+from spikezip_hf.models.configuration_spike_bert import QuantBertConfig, SpikeBertConfig
+from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
+from spikezip_hf.models.modeling_spike_bert import (
+    QuantBertForSequenceClassification,
+    QuantBertForTokenClassification,
+    QuantBertModel,
+    SpikeBertForSequenceClassification,
+    SpikeBertForTokenClassification,
+    SpikeBertModel,
+)
+from spikezip_hf.models.modeling_spike_roberta import (
+    QuantRobertaForSequenceClassification,
+    QuantRobertaForTokenClassification,
+    QuantRobertaModel,
+    SpikeRobertaForSequenceClassification,
+    SpikeRobertaForTokenClassification,
+    SpikeRobertaModel,
+)
 from spikezip_hf.models.modeling_spike_vit import (
     QuantViTForImageClassification,
     QuantViTModel,
     SpikeViTForImageClassification,
     SpikeViTModel,
 )
+
+# For each config: the Auto class and the model that it makes.
+MODELS = {
+    QuantViTConfig: {AutoModel: QuantViTModel, AutoModelForImageClassification: QuantViTForImageClassification},
+    SpikeViTConfig: {AutoModel: SpikeViTModel, AutoModelForImageClassification: SpikeViTForImageClassification},
+    QuantBertConfig: {
+        AutoModel: QuantBertModel,
+        AutoModelForSequenceClassification: QuantBertForSequenceClassification,
+        AutoModelForTokenClassification: QuantBertForTokenClassification,
+    },
+    SpikeBertConfig: {
+        AutoModel: SpikeBertModel,
+        AutoModelForSequenceClassification: SpikeBertForSequenceClassification,
+        AutoModelForTokenClassification: SpikeBertForTokenClassification,
+    },
+    QuantRobertaConfig: {
+        AutoModel: QuantRobertaModel,
+        AutoModelForSequenceClassification: QuantRobertaForSequenceClassification,
+        AutoModelForTokenClassification: QuantRobertaForTokenClassification,
+    },
+    SpikeRobertaConfig: {
+        AutoModel: SpikeRobertaModel,
+        AutoModelForSequenceClassification: SpikeRobertaForSequenceClassification,
+        AutoModelForTokenClassification: SpikeRobertaForTokenClassification,
+    },
+}
+# The tokenizer of a checkpoint that was saved without naming its own.
+TOKENIZERS = {
+    QuantBertConfig: BertTokenizer,
+    SpikeBertConfig: BertTokenizer,
+    QuantRobertaConfig: RobertaTokenizer,
+    SpikeRobertaConfig: RobertaTokenizer,
+}
 
 
 def vit_image_processors() -> dict[str, type]:
@@ -33,12 +89,12 @@ def vit_image_processors() -> dict[str, type]:
 
 def register() -> None:
     """Make the Auto classes know every architecture of this library. Calling it twice does no harm."""
-    for config, model, classifier in (
-        (QuantViTConfig, QuantViTModel, QuantViTForImageClassification),
-        (SpikeViTConfig, SpikeViTModel, SpikeViTForImageClassification),
-    ):
+    for config, models in MODELS.items():
         AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, model, exist_ok=True)
-        AutoModelForImageClassification.register(config, classifier, exist_ok=True)
-        if processors := vit_image_processors():
+        for auto_class, model in models.items():
+            auto_class.register(config, model, exist_ok=True)
+    for config, tokenizer in TOKENIZERS.items():
+        AutoTokenizer.register(config, tokenizer, exist_ok=True)
+    if processors := vit_image_processors():
+        for config in (QuantViTConfig, SpikeViTConfig):
             AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)

@@ -37,9 +37,8 @@ from spikezip_hf import (
     QuantViTConfig,
     QuantViTForImageClassification,
     SpikeViTForImageClassification,
-    verify_equivalence,
 )
-from spikezip_hf.analysis import accuracy, accuracy_over_time
+from spikezip_hf.analysis import accuracy_over_time, compare_twins, table
 
 REPORTED_STEPS = (8, 16, 32, 64)
 
@@ -123,65 +122,6 @@ def train_qann(ann, data: Digits, levels: int, arguments: dict, epochs: int = 15
     return qann.eval()
 
 
-@torch.no_grad()
-def report(ann, qann, snn, test: Digits, max_steps: int) -> tuple[dict, torch.Tensor, torch.Tensor]:
-    """Figures of all three networks on the held-out images; accuracy after every step, (T,); and T_eq, (settled,)."""
-    batch = test.batch()
-    images, labels = batch["pixel_values"], batch["labels"]
-    expected = qann(images).logits
-    out = snn(images, time_steps=max_steps, output_time_steps=True)
-    certificate = verify_equivalence(qann, snn, batch, time_steps=max_steps)
-    curve = accuracy_over_time(out.logits_per_step, labels)
-    t_eq = out.equilibrium_step[out.equilibrium_step > 0]
-
-    def row(network: str, steps: int | str, logits: torch.Tensor) -> dict:
-        agreement = float((logits.argmax(-1) == expected.argmax(-1)).double().mean())
-        return {"network": network, "T": steps, "accuracy": accuracy(logits, labels), "agrees with QANN": agreement}
-
-    return (
-        {
-            "images": len(labels),
-            "rows": [
-                row("ANN", "-", ann(images).logits),
-                row("QANN", "-", expected),
-                *(row("SNN", steps, out.logits_per_step[:, steps - 1]) for steps in REPORTED_STEPS),
-                row("SNN", "equilibrium", out.logits),
-            ],
-            "at equilibrium": len(t_eq),
-            "T_eq": {
-                "mean": round(float(t_eq.double().mean()), 2),
-                "95th percentile": int(t_eq.double().quantile(0.95, interpolation="higher")),
-                "max": int(t_eq.max()),
-            }
-            if len(t_eq)
-            else None,
-            "spikes per neuron": float(out.spike_counts.sum() / out.neuron_counts.sum()),
-            "certificate": str(certificate),
-            "exact": certificate.exact,
-        },
-        curve,
-        t_eq,
-    )
-
-
-def table(results: dict) -> str:
-    """The results as text (a Markdown table and three lines)."""
-    lines = ["| network | T | accuracy | agrees with QANN |", "|---|---|---|---|"]
-    for row in results["rows"]:
-        lines.append(f"| {row['network']} | {row['T']} | {row['accuracy']:.2%} | {row['agrees with QANN']:.2%} |")
-    t_eq = results["T_eq"]
-    times = ", ".join(f"{name} {value}" for name, value in t_eq.items()) if t_eq else "no image got there"
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"T_eq: {times} ({results['at equilibrium']} of {results['images']} held-out images)",
-            f"spikes per neuron until then: {results['spikes per neuron']:.2f}",
-            f"certificate: {results['certificate']}",
-        ]
-    )
-
-
 def check_pipeline(path: Path, images: list, expected: list[str]) -> None:
     """Load the saved network by its path alone and classify plain images; the answers have to be the same."""
     classify = pipeline("image-classification", model=str(path))
@@ -220,7 +160,11 @@ def run(output: Path, seed: int = 0, levels: int = 32) -> dict:
     processor.save_pretrained(output / "snn")
     announce(f"4/5  Loading it and simulating {len(test)} held-out digits")
     snn = AutoModelForImageClassification.from_pretrained(output / "snn")
-    results, curve, t_eq = report(ann, qann, snn, test, max_steps)
+    results = compare_twins(ann, qann, snn, [test.batch()], REPORTED_STEPS, max_steps)
+    curve = accuracy_over_time(results.pop("logits per step"), test.labels)
+    t_eq = results.pop("T_eq per sample")
+    t_eq = t_eq[t_eq > 0]
+    del results["seconds"]  # the table is the same on every run
     announce("5/5  Classifying them again through pipeline('image-classification')")
     with torch.no_grad():
         expected = [qann.config.id2label[index] for index in qann(test.pixel_values).logits.argmax(-1).tolist()]

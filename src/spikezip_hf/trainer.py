@@ -100,7 +100,7 @@ class QATTrainer(Trainer):
             raise ValueError("The batch has no labels, so there is no loss to train on.")
         loss = outputs.loss
         if self.teacher is not None and self.args.distillation_weight and model.training:
-            with torch.no_grad():
+            with torch.no_grad(), self.accelerator.autocast():  # the teacher as fast as the model
                 teacher_logits = self.teacher(**{key: x for key, x in inputs.items() if key != "labels"}).logits
             soft = soft_label_loss(outputs.logits, teacher_logits, self.args.distillation_temperature)
             loss = loss + self.args.distillation_weight * soft

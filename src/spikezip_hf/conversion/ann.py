@@ -3,17 +3,48 @@
 import copy
 
 from torch import nn
-from transformers import PreTrainedModel, ViTForImageClassification, ViTModel
+from transformers import (
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+    PreTrainedModel,
+    RobertaForSequenceClassification,
+    RobertaForTokenClassification,
+    RobertaModel,
+    ViTForImageClassification,
+    ViTModel,
+)
+from transformers.utils import logging
 
 from spikezip_hf.models.configuration_quantization import derive_config
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
+from spikezip_hf.models.modeling_spike_bert import (
+    QuantBertForSequenceClassification,
+    QuantBertForTokenClassification,
+    QuantBertModel,
+)
+from spikezip_hf.models.modeling_spike_roberta import (
+    QuantRobertaForSequenceClassification,
+    QuantRobertaForTokenClassification,
+    QuantRobertaModel,
+)
 from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification, QuantViTModel
+
+logger = logging.get_logger(__name__)
 
 # Which ordinary class each Quant class is made from.
 SOURCES: dict[type[TwinPreTrainedModel], type[PreTrainedModel]] = {
     QuantViTForImageClassification: ViTForImageClassification,
     QuantViTModel: ViTModel,
+    QuantBertForSequenceClassification: BertForSequenceClassification,
+    QuantBertForTokenClassification: BertForTokenClassification,
+    QuantBertModel: BertModel,
+    QuantRobertaForSequenceClassification: RobertaForSequenceClassification,
+    QuantRobertaForTokenClassification: RobertaForTokenClassification,
+    QuantRobertaModel: RobertaModel,
 }
+# Attributes that hold an activation between two linear maps in transformers' models.
+ACTIVATIONS = ("activation_fn", "intermediate_act_fn")
 
 
 def quantize_ann(
@@ -36,11 +67,11 @@ def quantize_ann(
         )
     if getattr(ann, "pooler", None) is not None:
         raise ValueError(
-            "pooler: the tanh pooler of ViTModel is not converted. Load it with add_pooling_layer=False, or convert "
-            "ViTForImageClassification, which has none."
+            f"pooler: the pooler of a bare {source.__name__} is not converted. Load it with add_pooling_layer=False, or "
+            "convert the model with its classification head."
         )
     if ann.config.num_labels < 1:
-        raise ValueError("num_labels is 0: the model has no head. Convert its ViTModel with QuantViTModel.from_ann.")
+        raise ValueError("num_labels is 0: the model has no head. Convert its base model instead.")
     check_activations(ann, replace_activations)
 
     source_config = copy.deepcopy(ann.config)
@@ -51,6 +82,11 @@ def quantize_ann(
     left_over = [key for key in missing if not key.endswith((".scale", ".initialized"))] + unexpected
     if left_over:
         raise ValueError(f"{', '.join(left_over[:5])}: weights of a part that {quant_class.__name__} does not have.")
+    if getattr(config, "head_act", None) == "relu" and "ForSequenceClassification" in quant_class.__name__:
+        logger.warning(
+            f"The tanh in the head of {source.__name__} became ReLU (head_act='relu'): train the quantized model before "
+            "you judge it, or keep the tanh with head_act='tanh'."
+        )
     return qann.train(ann.training)
 
 
@@ -59,7 +95,7 @@ def check_activations(ann: PreTrainedModel, replace: bool) -> None:
     others = [
         f"{path} is {type(module).__name__}"
         for path, module in ann.named_modules()
-        if path.endswith("activation_fn") and type(module) is not nn.ReLU
+        if path.endswith(ACTIVATIONS) and type(module) is not nn.ReLU
     ]
     if ann.config.hidden_act != "relu":
         others.append(f"hidden_act is {ann.config.hidden_act!r}")

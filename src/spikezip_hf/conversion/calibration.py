@@ -30,7 +30,7 @@ class MeanEngine(FloatEngine):
 
     def emit(self, node, current):
         x = super().emit(node, current)
-        total = reduce_to_scales(node, x.detach().abs().double(), torch.sum)
+        total = reduce_to_scales(node, x.detach().abs(), sum_exactly)
         self.sums[node.name] = self.sums.get(node.name, 0) + total
         # Padding counts no more than it fires.
         self.counts[node.name] = self.counts.get(node.name, 0) + int(self.neurons(x).sum()) // total.numel()
@@ -46,7 +46,7 @@ class RangeEngine(FloatEngine):
     def emit(self, node, current):
         x = super().emit(node, current)
         needed = torch.maximum(x / node.max_level, x / node.min_level if node.signed else x.new_zeros(()))
-        needed = reduce_to_scales(node, needed.detach().double(), torch.amax)
+        needed = reduce_to_scales(node, needed.detach(), torch.amax).double()
         self.ranges[node.name] = torch.maximum(self.ranges.get(node.name, needed), needed)
         return x
 
@@ -63,10 +63,15 @@ class ErrorEngine(FloatEngine):
         errors = []
         for scale in self.candidates[node.name]:
             levels = quantize(x, scale, node.min_level, node.max_level)
-            error = (dequantize(levels, scale, x.dtype) - x).detach().double().square()
-            errors.append(reduce_to_scales(node, error, torch.sum))
+            error = (dequantize(levels, scale, x.dtype) - x).detach().square()
+            errors.append(reduce_to_scales(node, error, sum_exactly))
         self.errors[node.name] = self.errors.get(node.name, 0) + torch.stack(errors)
         return x
+
+
+def sum_exactly(x: torch.Tensor, dim: int | None = None) -> torch.Tensor:
+    """Sum in float64, so that batching and order do not show."""
+    return x.sum(dim, dtype=torch.float64)
 
 
 def reduce_to_scales(node: LSQQuantizer, x: torch.Tensor, reduce) -> torch.Tensor:

@@ -1,11 +1,12 @@
 """The certificate that a spiking network equals its quantized twin."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from spikezip_hf.models.engines import RecordingEngine
+from spikezip_hf.models.simulation import Trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +32,23 @@ class Certificate:
     max_logit_difference: float
     time_steps: int
 
+    @classmethod
+    def joined(cls, certificates: Sequence["Certificate"]) -> "Certificate":
+        """One certificate of all samples, from those of the batches they were simulated in."""
+        mismatches: dict[str, int] = {}
+        for certificate in certificates:
+            for name, count in certificate.mismatches.items():
+                mismatches[name] = mismatches.get(name, 0) + count
+        return cls(
+            exact=all(certificate.exact for certificate in certificates),
+            mismatches=mismatches,
+            threshold_mismatches=certificates[0].threshold_mismatches,
+            equilibrium_step=torch.cat([certificate.equilibrium_step for certificate in certificates]),
+            logits_equal=all(certificate.logits_equal for certificate in certificates),
+            max_logit_difference=max(certificate.max_logit_difference for certificate in certificates),
+            time_steps=max(certificate.time_steps for certificate in certificates),
+        )
+
     def __str__(self) -> str:
         samples = len(self.equilibrium_step)
         reached = int((self.equilibrium_step > 0).sum())
@@ -52,7 +70,6 @@ class Certificate:
         return "not exact: " + "; ".join(reasons)
 
 
-@torch.no_grad()
 def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps: int | None = None) -> Certificate:
     """Run both twins on a batch and hold them against each other, neuron by neuron.
 
@@ -66,13 +83,30 @@ def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps:
         TypeError: the models are not twins.
         ValueError: they have different sizes or types.
     """
+    check_twins(qann, snn)
+    inputs = {key: value.to(snn.device) for key, value in batch.items() if key != "labels"}
+    run = snn.trajectory(**inputs, time_steps=time_steps)
+    return certify(qann, snn, inputs, run, snn.config.time_steps if time_steps is None else time_steps)
+
+
+def check_twins(qann, snn) -> None:
+    """Raise unless the two models are a Quant model and a Spike model of the same shape; see `verify_equivalence`."""
     if getattr(snn, "quant_class", None) is None or type(qann).__name__ != snn.quant_class.__name__:
         raise TypeError(f"{type(qann).__name__} and {type(snn).__name__} are not a Quant model and its Spike twin.")
     shapes = [{key: (value.shape, value.dtype) for key, value in m.state_dict().items()} for m in (qann, snn)]
     if shapes[0] != shapes[1] or qann.config.quantization_levels != snn.config.quantization_levels:
         raise ValueError("The two models differ in the sizes, types or quantization_levels of their parts.")
-    inputs = {key: value.to(snn.device) for key, value in batch.items() if key != "labels"}
 
+
+@torch.no_grad()
+def certify(qann, snn, inputs: Mapping[str, torch.Tensor], run: Trajectory, time_steps: int) -> Certificate:
+    """The certificate of a simulation that was run already.
+
+    Args:
+        inputs: what was simulated.
+        run: what `snn.trajectory(**inputs)` returned.
+        time_steps: most steps that it was given.
+    """
     training = qann.training
     qann.eval()
     try:
@@ -80,7 +114,6 @@ def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps:
         expected = qann(**inputs, engine=recorder)[snn.readout]
     finally:
         qann.train(training)
-    run = snn.trajectory(**inputs, time_steps=time_steps)
 
     mismatches = {name: int((run.levels[name] != levels).sum()) for name, levels in recorder.levels.items()}
     mismatches = {name: count for name, count in mismatches.items() if count}
@@ -89,6 +122,7 @@ def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps:
         for ours, theirs in zip(snn.nodes, qann.nodes, strict=True)
         if not torch.equal(ours.scale, theirs.scale)
     )
+    assert run.equilibrium_step is not None
     logits_equal = torch.equal(run.readout, expected)
     settled = bool((run.equilibrium_step > 0).all())
     return Certificate(
@@ -98,5 +132,5 @@ def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps:
         equilibrium_step=run.equilibrium_step,
         logits_equal=logits_equal,
         max_logit_difference=float((run.readout.double() - expected.double()).abs().max()),
-        time_steps=snn.config.time_steps if time_steps is None else time_steps,
+        time_steps=time_steps,
     )

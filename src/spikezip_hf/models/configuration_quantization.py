@@ -6,8 +6,19 @@ from numbers import Integral
 
 from .quantization import level_bounds
 
-GRANULARITIES = ("per_tensor", "per_channel")
+GRANULARITIES = ("per_tensor", "per_channel", "mixed")
 FIRING_SCHEDULES = ("synchronous", "layerwise")
+NODE_PLACEMENTS = ("full", "reference")
+HEAD_ACTIVATIONS = ("relu", "tanh")
+# Fields of a spiking model's output beside its logits: Trainer, pipelines and evaluate want these and nothing else.
+RECORDS = [
+    "logits_per_step",
+    "equilibrium_step",
+    "spike_counts",
+    "neuron_counts",
+    "hidden_states",
+    "attentions",
+]
 
 
 def check_positive_integer(name: str, value: object) -> None:
@@ -29,8 +40,10 @@ class QuantizationFields:
     Args:
         quantization_levels: levels L of each activation, even, 4 to 256. Signed activations take -L/2 .. L/2-1,
             those behind a ReLU or a softmax 0 .. L-1.
-        scale_granularity: "per_tensor", or "per_channel" for one threshold for each channel of a node. Attention
-            probabilities, whose last dimension is positions, always have one in all.
+        scale_granularity: "per_tensor", one threshold for all neurons of a node; "per_channel", one for each channel;
+            "mixed", one for each channel of the nodes as wide as the hidden state (embeddings, LayerNorms, outputs),
+            where a few channels are huge, and one in all inside attention and MLP. Attention probabilities, whose last
+            dimension is positions, always have one in all.
     """
 
     quantization_levels: int = 32
@@ -78,8 +91,47 @@ class SpikeFields(QuantizationFields):
         return 1 + stage * window
 
 
+@dataclass(kw_only=True, repr=False)
+class TextFields:
+    """Fields of the Quant and Spike configs of BERT and RoBERTa.
+
+    Args:
+        node_placement: "full", nodes ahead of and behind every matrix product. "reference", as in the text branch of
+            the paper's code: outputs of embeddings and LayerNorms stay analog, and the context is clipped at 0. It is
+            for checkpoints of that code; `product_inputs()` lists the products that then see analog input.
+        head_act: activation of the hidden layer in the head of a sequence classifier: "relu", an unsigned node (the
+            paper), or "tanh", BERT's and RoBERTa's own, an operator like softmax, with a signed node behind it.
+    """
+
+    node_placement: str = "full"
+    head_act: str = "relu"
+
+    def check_text(self) -> None:
+        check_choice("node_placement", self.node_placement, NODE_PLACEMENTS)
+        check_choice("head_act", self.head_act, HEAD_ACTIVATIONS)
+        for name, usual in (
+            ("is_decoder", False),
+            ("add_cross_attention", False),
+            ("position_embedding_type", "absolute"),
+        ):
+            if getattr(self, name, usual) not in (usual, None):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}: only encoders with absolute positions can be quantized here."
+                )
+        hidden_size, heads = self.hidden_size, self.num_attention_heads  # type: ignore[attr-defined]
+        if hidden_size % heads:
+            raise ValueError(f"hidden_size ({hidden_size}) is not a multiple of num_attention_heads ({heads}).")
+
+
 # Fields that may change when a network is converted: they do not say what it computes.
-FREE_FIELDS = ("id2label", "label2id", "problem_type", "hidden_dropout_prob", "attention_probs_dropout_prob")
+FREE_FIELDS = (
+    "id2label",
+    "label2id",
+    "problem_type",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+)
 # Fields that say where a config came from.
 PROVENANCE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
 

@@ -4,7 +4,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
-from .configuration_quantization import QuantizationFields, SpikeFields
+from .configuration_quantization import RECORDS, QuantizationFields, SpikeFields
 
 
 @strict
@@ -39,15 +39,7 @@ class SpikeViTConfig(SpikeFields, ViTConfig):
     """
 
     model_type = "spike_vit"
-    # Trainer, pipelines and evaluate want the logits and nothing else.
-    keys_to_ignore_at_inference = [
-        "logits_per_step",
-        "equilibrium_step",
-        "spike_counts",
-        "neuron_counts",
-        "hidden_states",
-        "attentions",
-    ]
+    keys_to_ignore_at_inference = RECORDS
 
     hidden_act: str = "relu"
 

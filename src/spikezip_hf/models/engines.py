@@ -224,7 +224,7 @@ class CumulativeEngine(SpikingEngine):
         return module(self.accumulated_input[:, frames].transpose(0, 1).flatten(0, 1).contiguous())
 
     def static(self, current):
-        return current if current.shape[0] == 1 else self.rows(current)
+        return self.rows(current) if current.shape[0] == self.batch_size else current
 
     def emit(self, node, current):
         target = node.quantize(current).to(node.level_dtype).unflatten(0, (self.chunk, self.batch_size))

@@ -7,10 +7,17 @@ from .operators import MatMul, Softmax
 from .quantization import LSQQuantizer
 
 
-def activation_node(config, num_features: int, stage: int, signed: bool = True, per_channel: bool | None = None):
-    """A node as the config asks for."""
-    if per_channel is None:
-        per_channel = config.scale_granularity == "per_channel"
+def activation_node(
+    config, num_features: int, stage: int, signed: bool = True, inner: bool = False, over_positions: bool = False
+):
+    """A node as the config asks for.
+
+    Args:
+        inner: inside attention or MLP, where no channel is far larger than the others.
+        over_positions: its last dimension is positions and not features, so it has one scale in all.
+    """
+    granularity = config.scale_granularity
+    per_channel = not over_positions and (granularity == "per_channel" or (granularity == "mixed" and not inner))
     return LSQQuantizer(config.quantization_levels, signed, num_features, per_channel, stage)
 
 
@@ -28,18 +35,18 @@ class SelfAttentionCore(nn.Module):
         self.head_dim = width // config.num_attention_heads
         self.scaling = self.head_dim**-0.5
 
-        self.q_node = activation_node(config, width, stage)
-        self.k_node = activation_node(config, width, stage)
-        self.v_node = activation_node(config, width, stage)
+        self.q_node = activation_node(config, width, stage, inner=True)
+        self.k_node = activation_node(config, width, stage, inner=True)
+        self.v_node = activation_node(config, width, stage, inner=True)
 
         self.scores = MatMul()
         self.softmax = Softmax()
         self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
-        # Its last dimension is positions, so it has one scale in all, and a position has one feature a head.
-        self.probs_node = activation_node(config, self.num_heads, stage, signed=False, per_channel=False)
+        # A position has one feature a head.
+        self.probs_node = activation_node(config, self.num_heads, stage, signed=False, over_positions=True)
 
         self.context = MatMul()
-        self.context_node = activation_node(config, width, stage, signed=context_signed)
+        self.context_node = activation_node(config, width, stage, signed=context_signed, inner=True)
 
     def split_heads(self, x):
         """(rows, N, heads * d) to (rows, heads, N, d)."""

@@ -9,6 +9,7 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_quantization import check_choice, check_positive_integer, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
+from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer
 from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, confirm_levels, simulate
 
@@ -35,6 +36,37 @@ class TwinPreTrainedModel(PreTrainedModel):
     def nodes(self) -> list[LSQQuantizer]:
         """Activation nodes, in the order in which a forward pass reaches them."""
         return [module for module in self.modules() if isinstance(module, LSQQuantizer)]
+
+    def prepare(self, **inputs):
+        """The model's inputs checked and completed, as `network` takes them."""
+        raise NotImplementedError
+
+    def network(self, inputs, engine, output_hidden_states=None, output_attentions=None) -> ModelOutput:
+        """One pass over prepared inputs on `engine`; its rows are what the engine says."""
+        raise NotImplementedError
+
+    def output_flags(self, output_hidden_states: bool | None, output_attentions: bool | None) -> tuple[bool, bool]:
+        """The two flags, those of the config where they are None."""
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
+        return output_hidden_states, output_attentions
+
+    @torch.no_grad()
+    def product_inputs(self) -> ProductReport:
+        """What every matrix product of this network takes in: spikes, static weights or analog values.
+
+        Observed in a forward pass over `dummy_inputs`, so it says what is, not what was meant to be.
+        """
+        engine = ProvenanceEngine()
+        training = self.training
+        self.eval()
+        try:
+            self.network(self.prepare(**self.dummy_inputs), engine)
+        finally:
+            self.train(training)
+        return ProductReport(engine.products, engine.operators)
 
     @property
     def node_names(self) -> list[str]:
@@ -82,6 +114,13 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
     """Base of Quant models: making one from an ordinary model, and setting its scales."""
 
     _seen_calibrated = False
+
+    def checked_engine(self, engine: QuantEngine | None) -> QuantEngine:
+        """`engine`, or one of values if None, with a word if scales were never set."""
+        if engine is not None:
+            return engine
+        self.warn_if_uncalibrated()
+        return QuantEngine()
 
     def warn_if_uncalibrated(self) -> None:
         """Say once that the answers of a model mean nothing before its scales are set."""
@@ -213,7 +252,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
     @torch.no_grad()
     def run(
         self,
-        network: Callable[[QuantEngine], ModelOutput],
+        network: Callable[..., ModelOutput],
         inputs: torch.Tensor,
         input_steps: int = 1,
         time_steps: int | None = None,
@@ -221,10 +260,13 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         execution: str = "cumulative",
         stop: str = "equilibrium",
         chunk_steps: int | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> Trajectory:
         """Run `network` on a batch and follow its output field `self.readout` through time.
 
         Args:
+            network: `self.network` with its inputs given, to be called with an engine and the two output flags.
             inputs: the batch, looked at for its size and for values that are not finite.
             input_steps: F, steps over which it arrives.
             time_steps and what follows: see forward.
@@ -235,6 +277,12 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         check_positive_integer("chunk_steps", chunk_steps)
         check_choice("execution", execution, EXECUTIONS)
         check_choice("stop", stop, STOPS)
+        flags = self.output_flags(output_hidden_states, output_attentions)
+        if execution == "event" and any(flags):
+            raise ValueError(
+                'output_hidden_states and output_attentions need another execution than "event", whose tensors are '
+                "changes of one step and not states."
+            )
         if input_steps > time_steps:
             raise ValueError(f"The input has {input_steps} steps, more than time_steps={time_steps}: raise it.")
         if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
@@ -242,7 +290,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         if execution == "equilibrium":
             if output_time_steps:
                 raise ValueError('output_time_steps needs a simulation: execution="equilibrium" has no time steps.')
-            return closed_form(network(QuantEngine()), self.readout)
+            return closed_form(network(QuantEngine(), *flags), self.readout)
         engine_class = CumulativeEngine if execution == "cumulative" else EventEngine
         engine = engine_class(
             inputs.shape[0],
@@ -252,7 +300,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             first_firing_step={node.name: self.config.first_firing_step(node.stage) for node in self.nodes},
         )
         run = simulate(
-            network,
+            lambda engine: network(engine, *flags),
             self.readout,
             engine,
             time_steps=time_steps,

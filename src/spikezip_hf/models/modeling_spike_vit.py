@@ -6,12 +6,13 @@ ST-BIF+ neurons) ahead of and behind every matrix product (paper section 3.2.1).
 weights, on each side; the one exception is the patch embedding, which takes the image as input current.
 """
 
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
-from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_spike_vit import QuantViTConfig, SpikeViTConfig
@@ -90,7 +91,7 @@ class ViTMLP(nn.Module):
     def __init__(self, config, stage: int):
         super().__init__()
         self.fc1 = Linear(config.hidden_size, config.intermediate_size)
-        self.hidden_node = activation_node(config, config.intermediate_size, stage, signed=False)
+        self.hidden_node = activation_node(config, config.intermediate_size, stage, signed=False, inner=True)
         self.fc2 = Linear(config.intermediate_size, config.hidden_size)
         self.output_node = activation_node(config, config.hidden_size, stage)
 
@@ -135,11 +136,12 @@ class ViTPreTrainedModel(TwinPreTrainedModel):
             init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
             init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
 
-    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None) -> ModelOutput:
-        """One pass on `engine`; its rows are what the engine says."""
-        raise NotImplementedError
+    @property
+    def dummy_inputs(self):
+        size = (1, self.config.num_channels, *pair(self.config.image_size))
+        return {"pixel_values": torch.zeros(size, device=self.device)}
 
-    def prepare_pixels(self, pixel_values: torch.Tensor | None) -> torch.Tensor:
+    def prepare(self, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
         """`pixel_values` in the type of the weights.
 
         Raises:
@@ -175,10 +177,7 @@ class ViTNetwork(ViTPreTrainedModel):
 
     def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None):
         """One pass on `engine`: last hidden state (rows, N, hidden)."""
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
+        output_hidden_states, output_attentions = self.output_flags(output_hidden_states, output_attentions)
         x = self.embeddings(pixel_values, engine)
         hidden_states: tuple | None = (x,) if output_hidden_states else None
         attentions: tuple | None = () if output_attentions else None
@@ -212,40 +211,18 @@ class QuantViTModel(QuantPreTrainedModel, ViTNetwork):
             pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
             engine: what the tensors mean; given by a model around this one, or to observe the nodes.
         """
-        pixel_values = self.prepare_pixels(pixel_values)
-        if engine is None:
-            self.warn_if_uncalibrated()
-            engine = QuantEngine()
-        return self.network(pixel_values, engine, output_hidden_states, output_attentions)
+        pixel_values = self.prepare(pixel_values)
+        return self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
 
 
 class SpikeViTPreTrainedModel(SpikePreTrainedModel, ViTPreTrainedModel):
     """Simulation of a ViT, with or without a head."""
 
-    def trajectory(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        **arguments,
-    ) -> Trajectory:
-        """Simulate; `arguments` are those of `SpikeViTForImageClassification.forward`."""
-        pixel_values = self.prepare_pixels(pixel_values)
-        if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
-        if output_attentions is None:
-            output_attentions = self.config.output_attentions
-        if arguments.get("execution") == "event" and (output_hidden_states or output_attentions):
-            raise ValueError(
-                'output_hidden_states and output_attentions need another execution than "event", whose tensors are '
-                "changes of one step and not states."
-            )
-        return self.run(
-            lambda engine: self.network(pixel_values, engine, output_hidden_states, output_attentions),
-            pixel_values,
-            input_steps=pixel_values.shape[1] if pixel_values.dim() == 5 else 1,
-            **arguments,
-        )
+    def trajectory(self, pixel_values: torch.Tensor | None = None, **arguments) -> Trajectory:
+        """Simulate; `arguments` are those of `SpikePreTrainedModel.run`."""
+        pixel_values = self.prepare(pixel_values)
+        input_steps = pixel_values.shape[1] if pixel_values.dim() == 5 else 1
+        return self.run(partial(self.network, pixel_values), pixel_values, input_steps, **arguments)
 
 
 class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
@@ -277,13 +254,13 @@ class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
             return self.network(pixel_values, engine, output_hidden_states, output_attentions)
         run = self.trajectory(
             pixel_values,
-            output_hidden_states,
-            output_attentions,
             time_steps=time_steps,
             output_time_steps=output_time_steps,
             execution=execution,
             stop=stop,
             chunk_steps=chunk_steps,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
         )
         return SpikeModelOutput(
             last_hidden_state=self.refuse_backward(run.readout),
@@ -302,6 +279,7 @@ class ViTClassifierNetwork(ViTPreTrainedModel):
         self.num_labels = config.num_labels
         self.vit = self.base_class(config)
         self.classifier = Linear(config.hidden_size, config.num_labels)
+        name_operators(self.classifier, "classifier")
         self.post_init()
 
     def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None):
@@ -343,11 +321,8 @@ class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork)
             labels: (B,) class indices; or as transformers' `problem_type` says.
             engine: what the tensors mean; given to observe the nodes.
         """
-        pixel_values = self.prepare_pixels(pixel_values)
-        if engine is None:
-            self.warn_if_uncalibrated()
-            engine = QuantEngine()
-        outputs = self.network(pixel_values, engine, output_hidden_states, output_attentions)
+        pixel_values = self.prepare(pixel_values)
+        outputs = self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
         if labels is not None:
             outputs.loss = self.loss_function(labels, outputs.logits, self.config)
         return outputs
@@ -394,13 +369,13 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
         """
         run = self.trajectory(
             pixel_values,
-            output_hidden_states,
-            output_attentions,
             time_steps=time_steps,
             output_time_steps=output_time_steps,
             execution=execution,
             stop=stop,
             chunk_steps=chunk_steps,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
         )
         logits = self.refuse_backward(run.readout)
         return SpikeClassifierOutput(

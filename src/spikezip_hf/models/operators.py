@@ -52,9 +52,19 @@ class LayerNorm(nn.LayerNorm):
     name: str = ""
 
 
-def name_operators(network: nn.Module) -> None:
-    """Give every operator and node of `network` its path as name, the key of its state in a simulation."""
-    for path, module in network.named_modules():
+class Tanh(nn.Tanh):
+    """nn.Tanh with a name."""
+
+    name: str = ""
+
+
+def name_operators(network: nn.Module, prefix: str = "") -> None:
+    """Give every operator and node of `network` its path as name, the key of its state in a simulation.
+
+    Args:
+        prefix: path of `network` itself.
+    """
+    for path, module in network.named_modules(prefix=prefix):
         if hasattr(type(module), "name"):
             module.name = path  # type: ignore[assignment]
 

@@ -14,6 +14,7 @@ class SpikeModelOutput(ModelOutput):
     Args:
         last_hidden_state: (B, N, hidden) accumulated output at the last step.
         last_hidden_state_per_step: (B, T, N, hidden) the same after each step, with `output_time_steps=True`.
+        pooler_output: (B, hidden) at the last step, of a BERT made with its pooler.
         equilibrium_step: (B,) int64, first step, counted from 1, after which nothing moves; -1 = not proven. The
             levels are then the QANN's; so are the logits, to the bit (with execution="event" up to rounding).
         spike_counts: (B, nodes) int64 spikes until the last step, columns named by `model.node_names`.
@@ -23,6 +24,7 @@ class SpikeModelOutput(ModelOutput):
 
     last_hidden_state: torch.Tensor | None = None
     last_hidden_state_per_step: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
     equilibrium_step: torch.Tensor | None = None
     spike_counts: torch.Tensor | None = None
     neuron_counts: torch.Tensor | None = None
@@ -36,8 +38,9 @@ class SpikeClassifierOutput(ModelOutput):
 
     Args:
         loss: of the logits at the last step, when labels are given. For evaluation: it has no gradient.
-        logits: (B, classes) at the last step: the membrane potential of the head (paper section 3.2.2).
-        logits_per_step: (B, T, classes) the same after each step, with `output_time_steps=True`.
+        logits: (B, classes) at the last step, (B, N, classes) for tokens: the membrane potential of the head (paper
+            section 3.2.2).
+        logits_per_step: (B, T, ...) the same after each step, with `output_time_steps=True`.
         equilibrium_step, spike_counts, neuron_counts, hidden_states, attentions: see `SpikeModelOutput`.
     """
 

@@ -40,7 +40,12 @@ def ratio(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 def quantize(x: torch.Tensor, scale: torch.Tensor, min_level: int, max_level: int) -> torch.Tensor:
     """Levels clamp(floor(x/s + 1/2), S_min, S_max): whole numbers in a floating type (float32 or wider)."""
-    return torch.floor(ratio(x, scale) + 0.5).clamp(min_level, max_level)
+    return round_up_ties(ratio(x, scale)).clamp_(min_level, max_level)
+
+
+def round_up_ties(position: torch.Tensor) -> torch.Tensor:
+    """floor(position + 1/2), in the place of a new tensor only once: memory is what quantizing costs."""
+    return (position + 0.5).floor_()
 
 
 def dequantize(levels: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -69,14 +74,13 @@ class LSQFunction(torch.autograd.Function):
     def backward(ctx, grad_output):
         x, scale = ctx.saved_tensors
         position = ratio(x, scale)
-        inside = (position > ctx.min_level) & (position < ctx.max_level)
-        grad = grad_output.to(position.dtype)
-
-        grad_x = (grad * inside).to(x.dtype) if ctx.needs_input_grad[0] else None
+        outside = (position <= ctx.min_level) | (position >= ctx.max_level)
+        grad_x = grad_output.masked_fill(outside, 0).to(x.dtype) if ctx.needs_input_grad[0] else None
         grad_scale = None
         if ctx.needs_input_grad[1]:
-            level = torch.floor(position + 0.5).clamp(ctx.min_level, ctx.max_level)
-            per_element = grad * torch.where(inside, level - position, level)
+            # Inside, level - position; outside, the level.
+            per_element = round_up_ties(position).clamp_(ctx.min_level, ctx.max_level)
+            per_element.sub_(position.masked_fill_(outside, 0)).mul_(grad_output)
             # One scale for all elements, or one for each channel of the last dimension.
             total = per_element.sum() if scale.numel() == 1 else per_element.flatten(0, -2).sum(0)
             grad_scale = (total * ctx.gradient_scale).reshape(scale.shape).to(scale.dtype)

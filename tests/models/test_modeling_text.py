@@ -1,0 +1,459 @@
+"""The text twins: exactness, padding that nobody sees, and what users meet."""
+
+import pytest
+import torch
+
+from spikezip_hf import verify_equivalence
+from spikezip_hf.models.engines import RecordingEngine
+from tests.conftest import ARCHITECTURES, TASKS, make_text_ann, make_text_qann, make_texts, text_class
+
+LENGTHS = [12, 3, 7, 1]
+pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
+
+
+def spiking(qann, **fields):
+    kind = type(qann).__name__.replace("Quant", "Spike")
+    import spikezip_hf
+
+    return getattr(spikezip_hf, kind).from_quantized(qann, **{"time_steps": 1000, **fields})
+
+
+class TestExactness:
+    @pytest.mark.parametrize("seed", [0, 1])
+    @pytest.mark.parametrize("levels", [4, 16, 32])
+    @pytest.mark.parametrize("task", TASKS)
+    def test_quant_equals_cumulative_at_equilibrium_to_the_bit(self, architecture, task, levels, seed):
+        qann = make_text_qann(architecture, task, seed, levels=levels)
+        snn, texts = spiking(qann), make_texts(qann.config, LENGTHS, seed=seed)
+        certificate = verify_equivalence(qann, snn, texts)
+        assert certificate.exact, str(certificate)
+        with torch.no_grad():
+            expected = qann(**texts)[snn.readout]
+        assert torch.equal(snn(**texts)[snn.readout], expected)
+        assert torch.equal(snn(**texts, execution="equilibrium")[snn.readout], expected)
+
+    @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+    @pytest.mark.parametrize("head_act", ["relu", "tanh"])
+    @pytest.mark.parametrize("node_placement", ["full", "reference"])
+    @pytest.mark.parametrize("fields", [{}, {"max_spikes_per_step": 3}, {"firing_schedule": "layerwise"}])
+    def test_every_option_is_exact(self, architecture, fields, node_placement, head_act, granularity):
+        qann = make_text_qann(
+            architecture, node_placement=node_placement, head_act=head_act, granularity=granularity, levels=8
+        )
+        certificate = verify_equivalence(qann, spiking(qann, **fields), make_texts(qann.config, LENGTHS))
+        assert certificate.exact, str(certificate)
+
+    @pytest.mark.parametrize("side", ["left", "right"])
+    @pytest.mark.parametrize("node_placement", ["full", "reference"])
+    @pytest.mark.parametrize("head_act", ["relu", "tanh"])
+    @pytest.mark.parametrize("fields", [{}, {"firing_schedule": "layerwise", "firing_window": 5}])
+    def test_cumulative_equals_event_spike_for_spike(self, architecture, fields, head_act, node_placement, side):
+        qann = make_text_qann(
+            architecture, dtype=torch.float64, head_act=head_act, node_placement=node_placement, levels=8
+        )
+        snn, texts = spiking(qann, **fields), make_texts(qann.config, LENGTHS, side=side)
+        for time_steps in (5, 40):
+            run = {"time_steps": time_steps, "output_time_steps": True, "stop": "never"}
+            cumulative, event = snn(**texts, **run), snn(**texts, **run, execution="event")
+            assert torch.equal(cumulative.spike_counts, event.spike_counts)
+            assert torch.equal(cumulative.neuron_counts, event.neuron_counts)
+            assert torch.equal(cumulative.equilibrium_step, event.equilibrium_step)
+            # Sums of up to 40 changes against one product of their sum: rounding in the last digits.
+            assert torch.allclose(cumulative.logits_per_step, event.logits_per_step, rtol=0, atol=1e-12)
+
+    def test_chunks_give_the_same_spikes(self, architecture):
+        qann = make_text_qann(architecture, dtype=torch.float64)
+        snn, texts = spiking(qann, time_steps=45), make_texts(qann.config, LENGTHS)
+        streaming = snn(**texts, chunk_steps=1, stop="never")
+        for chunk_steps in (3, 8, 45):
+            out = snn(**texts, chunk_steps=chunk_steps, stop="never")
+            assert torch.equal(out.spike_counts, streaming.spike_counts)
+            assert torch.equal(out.equilibrium_step, streaming.equilibrium_step)
+
+    def test_nodes_are_listed_in_the_order_they_fire(self, architecture):
+        qann = make_text_qann(architecture)
+        recorder = RecordingEngine()
+        qann(**make_texts(qann.config, [3]), engine=recorder)
+        assert list(recorder.levels) == qann.node_names == spiking(qann).node_names
+
+    def test_training_in_bfloat16_weights(self, architecture):
+        qann = make_text_qann(architecture).to(torch.bfloat16)
+        certificate = verify_equivalence(qann, spiking(qann), make_texts(qann.config, LENGTHS))
+        assert certificate.exact, str(certificate)
+
+
+def own(levels: torch.Tensor, row: int, where: slice) -> torch.Tensor:
+    """Levels of one text's own tokens, out of a node's (B, features), (B, N, features) or (B, heads, N, N)."""
+    one = levels[row]
+    if one.dim() == 1:
+        return one
+    return one[where] if one.dim() == 2 else one[:, where, where]
+
+
+class TestPaddingIsInvisible:
+    @pytest.fixture
+    def qann(self, architecture):
+        return make_text_qann(architecture, dtype=torch.float64)
+
+    @pytest.fixture
+    def snn(self, qann):
+        return spiking(qann)
+
+    @pytest.mark.parametrize("execution", ["cumulative", "event"])
+    @pytest.mark.parametrize("extra", [0, 5, 40])
+    @pytest.mark.parametrize("side", ["right", "left"])
+    def test_a_text_alone_and_in_a_padded_batch(self, snn, side, extra, execution):
+        texts = make_texts(snn.config, LENGTHS, side=side, extra=extra)
+        together = snn.trajectory(**texts, execution=execution, output_time_steps=True)
+        for row, length in enumerate(LENGTHS):
+            total = texts["input_ids"].shape[1]
+            where = slice(0, length) if side == "right" else slice(total - length, total)
+            one = {key: value[row : row + 1, where] for key, value in texts.items()}
+            alone = snn.trajectory(**one, execution=execution, output_time_steps=True)
+            assert torch.equal(alone.equilibrium_step, together.equilibrium_step[row : row + 1])
+            assert torch.equal(alone.spike_counts, together.spike_counts[row : row + 1])
+            assert torch.equal(alone.neuron_counts, together.neuron_counts[row : row + 1])
+            for name, levels in alone.levels.items():
+                assert torch.equal(levels[0], own(together.levels[name], row, where)), name
+                # And nothing at all beside its own tokens.
+                assert int(levels[0].abs().sum()) == int(together.levels[name][row].abs().sum()), name
+            assert torch.allclose(alone.per_step[0], together.per_step[row], rtol=0, atol=1e-10)
+
+    @pytest.mark.parametrize("kind", [torch.int32, torch.int64, torch.uint8, torch.bool, torch.float32, torch.float64])
+    def test_type_of_the_mask(self, qann, snn, kind):
+        texts = make_texts(snn.config, LENGTHS)
+        expected, logits = snn(**texts), qann(**texts).logits
+        texts["attention_mask"] = texts["attention_mask"].to(kind)
+        out = snn(**texts)
+        assert torch.equal(out.logits, expected.logits)
+        assert torch.equal(out.spike_counts, expected.spike_counts)
+        assert torch.equal(qann(**texts).logits, logits)
+
+    def test_mask_left_out(self, qann, snn):
+        for lengths in ([6, 6], LENGTHS):  # nothing padded; or padding that its id gives away
+            texts = make_texts(snn.config, lengths)
+            expected = snn(**texts)
+            del texts["attention_mask"]
+            out = snn(**texts)
+            assert torch.equal(out.logits, expected.logits)
+            assert torch.equal(out.spike_counts, expected.spike_counts)
+            assert torch.equal(qann(**texts).logits, expected.logits)
+
+    def test_what_stands_at_padding_does_not_matter(self, qann, snn):
+        texts = make_texts(snn.config, LENGTHS)
+        garbage = dict(texts)
+        garbage["input_ids"] = torch.where(texts["attention_mask"] == 1, texts["input_ids"], 17)
+        garbage["token_type_ids"] = torch.where(texts["attention_mask"] == 1, texts["token_type_ids"], 1)
+        assert torch.equal(snn(**garbage).logits, snn(**texts).logits)
+        assert torch.equal(snn(**garbage).spike_counts, snn(**texts).spike_counts)
+        assert torch.equal(qann(**garbage).logits, qann(**texts).logits)
+
+    def test_counts_of_neurons(self, snn):
+        counts = snn(**make_texts(snn.config, [5, 3], extra=4)).neuron_counts
+        column = {name: counts[:, index].tolist() for index, name in enumerate(snn.node_names)}
+        assert column["embeddings.norm_node"] == [5 * 32, 3 * 32]
+        assert column["encoder.layer.1.intermediate.hidden_node"] == [5 * 48, 3 * 48]
+        assert column["encoder.layer.1.attention.self.probs_node"] == [4 * 5 * 5, 4 * 3 * 3]
+        assert column[snn.node_names[-1]] == [32, 32]
+
+    def test_calibration(self, architecture):
+        ann = make_text_ann(architecture, dtype=torch.float64)
+        for method in ("mse", "lsq"):
+            scales = []
+            for extra, side in ((0, "right"), (9, "right"), (9, "left")):
+                qann = text_class("Quant", architecture).from_ann(ann, quantization_levels=16)
+                qann.calibrate([make_texts(ann.config, LENGTHS, extra=extra, side=side)], method)
+                scales.append(torch.cat([node.scale.detach() for node in qann.nodes]))
+            # float64 sums of other lengths; stored in float32
+            assert torch.allclose(scales[0], scales[1], rtol=1e-6)
+            assert torch.allclose(scales[0], scales[2], rtol=1e-6)
+
+    def test_gradients(self, architecture):
+        grads = []
+        for extra, side in ((0, "right"), (6, "left")):
+            qann = make_text_qann(architecture, dtype=torch.float64).train()
+            texts = make_texts(qann.config, LENGTHS, extra=extra, side=side)
+            qann(**texts, labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+            grads.append({name: p.grad for name, p in qann.named_parameters() if p.grad is not None})
+        assert grads[0].keys() == grads[1].keys()
+        for name, grad in grads[0].items():
+            assert torch.allclose(grad, grads[1][name], rtol=1e-9, atol=1e-12), name  # order of float64 sums
+
+    def test_float32_differences_come_from_a_tie(self, architecture):
+        """In float32 a level may depend on the batch; then some node's input stood at a tie, and that is shown."""
+        qann = make_text_qann(architecture, levels=32)
+        snn, lengths = spiking(qann), [3 + i % 10 for i in range(24)]
+        texts = make_texts(qann.config, lengths)
+        together = snn.trajectory(**texts).levels
+        nearest = tie_distances(qann, texts)
+        for row in range(0, 24, 3):
+            where = slice(0, lengths[row])
+            alone = snn.trajectory(**{key: value[row : row + 1, where] for key, value in texts.items()}).levels
+            for name in together:
+                differs = alone[name][0] != own(together[name], row, where)
+                if bool(differs.any()):  # the first node that differs: its own input is at a tie to float32's rounding
+                    assert float(own(nearest[name], row, where)[differs].max()) < 1e-4
+                    break
+
+
+def tie_distances(qann, inputs):
+    """{node: (B, ...)} distance of x/s from the nearest half-integer, on the QANN's forward pass."""
+    from spikezip_hf.models.engines import QuantEngine
+    from spikezip_hf.models.quantization import ratio
+
+    class TieEngine(QuantEngine):
+        distances = {}
+
+        def emit(self, node, current):
+            position = ratio(current, node.scale) + 0.5
+            self.distances[node.name] = (position - position.round()).abs()
+            return super().emit(node, current)
+
+    engine = TieEngine()
+    with torch.no_grad():
+        qann.eval()(**inputs, engine=engine)
+    return engine.distances
+
+
+class TestProducts:
+    def test_none_is_analog_by_default(self, architecture):
+        for task in TASKS:
+            qann = make_text_qann(architecture, task)
+            for model in (qann, spiking(qann)):
+                report = model.product_inputs()
+                assert report.analog == []
+                assert set(report.products.values()) == {("spikes", "weights"), ("spikes", "spikes")}
+                heads = {"Model": 0, "ForSequenceClassification": 2, "ForTokenClassification": 1}
+                assert len(report.products) == 2 * 8 + heads[task]
+                assert set(report.operators.values()) == {"Softmax", "LayerNorm"}
+                assert "analog input: none" in str(report)
+
+    def test_first_token_of_a_padded_batch_counts_as_spikes(self, architecture):
+        from spikezip_hf.models.placement import ProvenanceEngine
+
+        qann, engine = make_text_qann(architecture), ProvenanceEngine()
+        qann.eval()(**make_texts(qann.config, LENGTHS, side="left"), engine=engine)
+        assert not [name for name, sides in engine.products.items() if "analog" in sides]
+
+    def test_the_reference_placement_names_its_analog_inputs(self, architecture):
+        qann = make_text_qann(architecture, node_placement="reference")
+        layers = [f"encoder.layer.{index}" for index in range(2)]
+        inputs = ("attention.self.query", "attention.self.key", "attention.self.value", "intermediate.dense")
+        head = {"bert": "pooler.dense", "roberta": "classifier.dense"}[architecture]
+        assert qann.product_inputs().analog == [f"{layer}.{name}" for layer in layers for name in inputs] + [head]
+        assert not any("norm_node" in name for name in qann.node_names)
+        assert not next(node for node in qann.nodes if node.name.endswith("context_node")).signed
+
+    def test_a_tanh_is_declared(self, architecture):
+        report = make_text_qann(architecture, head_act="tanh").product_inputs()
+        assert [kind for kind in report.operators.values() if kind == "Tanh"] == ["Tanh"]
+        assert "1 Tanh" in str(report)
+        assert report.analog == []
+
+    def test_mode_is_kept(self, architecture):
+        qann = make_text_qann(architecture, hidden_dropout_prob=0.5).train()
+        assert qann.product_inputs().analog == []
+        assert qann.training
+
+
+class TestTasks:
+    @pytest.mark.parametrize(
+        ("fields", "labels", "problem"),
+        [
+            ({"num_labels": 3}, torch.tensor([0, 2, 1, 1]), "single_label_classification"),
+            ({"num_labels": 1}, torch.tensor([0.3, -2.0, 1.0, 0.0]), "regression"),
+            ({"num_labels": 3}, (torch.arange(12).reshape(4, 3) % 2).float(), "multi_label_classification"),
+        ],
+    )
+    def test_problem_types(self, architecture, fields, labels, problem):
+        ann = make_text_ann(architecture, **fields)
+        qann = make_text_qann(architecture, **fields)
+        snn, texts = spiking(qann), make_texts(qann.config, LENGTHS)
+        with torch.no_grad():
+            out = qann(**texts, labels=labels)
+        losses = {
+            "single_label_classification": torch.nn.functional.cross_entropy,
+            "regression": lambda logits, labels: torch.nn.functional.mse_loss(logits.squeeze(-1), labels),
+            "multi_label_classification": torch.nn.functional.binary_cross_entropy_with_logits,
+        }
+        assert torch.equal(out.loss, losses[problem](out.logits, labels))
+        assert qann.config.problem_type == problem
+        simulated = snn(**texts, labels=labels)
+        assert torch.equal(simulated.loss, out.loss)
+        assert torch.equal(simulated.logits, out.logits)
+        ann(**texts, labels=labels)
+        assert ann.config.problem_type == problem
+
+    def test_token_labels(self, architecture):
+        qann = make_text_qann(architecture, "ForTokenClassification")
+        snn, texts = spiking(qann), make_texts(qann.config, LENGTHS)
+        labels = torch.where(texts["attention_mask"] == 1, texts["input_ids"] % 3, -100)
+        with torch.no_grad():
+            out = qann(**texts, labels=labels)
+        assert out.logits.shape == (4, 12, 3)
+        assert torch.equal(out.loss, torch.nn.functional.cross_entropy(out.logits.flatten(0, 1), labels.flatten()))
+        simulated = snn(**texts, labels=labels, output_time_steps=True, time_steps=200)
+        assert torch.equal(simulated.loss, out.loss)
+        assert simulated.logits_per_step.shape == (4, 200, 12, 3)
+
+    def test_base_model(self, architecture):
+        qann = make_text_qann(architecture, "Model")
+        snn, texts = spiking(qann), make_texts(qann.config, LENGTHS)
+        out = snn(**texts, output_time_steps=True, time_steps=300)
+        assert out.last_hidden_state.shape == (4, 12, 32)
+        assert out.last_hidden_state_per_step.shape == (4, 300, 12, 32)
+        assert out.pooler_output is None
+        assert not out.last_hidden_state[texts["attention_mask"] == 0].any()
+
+    def test_hidden_states_and_attentions_are_those_of_the_quantized_network(self, architecture):
+        qann = make_text_qann(architecture)
+        snn, texts = spiking(qann), make_texts(qann.config, LENGTHS)
+        asked = {"output_hidden_states": True, "output_attentions": True}
+        with torch.no_grad():
+            expected = qann(**texts, **asked)
+        out = snn(**texts, **asked)
+        assert len(out.hidden_states) == 3
+        assert len(out.attentions) == 2
+        assert all(map(torch.equal, out.hidden_states, expected.hidden_states))
+        assert all(map(torch.equal, out.attentions, expected.attentions))
+
+    def test_embeddings_instead_of_ids(self, architecture):
+        qann = make_text_qann(architecture)
+        snn, texts = spiking(qann), make_texts(qann.config, LENGTHS)
+        expected = snn(**texts)
+        embedded = dict(texts)
+        embedded["inputs_embeds"] = qann.get_input_embeddings()(embedded.pop("input_ids")).detach()
+        out = snn(**embedded)
+        assert torch.equal(out.logits, expected.logits)
+        assert torch.equal(out.spike_counts, expected.spike_counts)
+        assert torch.equal(qann(**embedded).logits, expected.logits)
+
+    def test_positions_given_by_hand(self, architecture):
+        qann = make_text_qann(architecture, dtype=torch.float64)
+        texts = make_texts(qann.config, [6, 6])
+        first = qann.config.pad_token_id + 1 if architecture == "roberta" else 0
+        usual = torch.arange(first, first + 6).expand(2, -1)
+        with torch.no_grad():
+            assert torch.equal(qann(**texts, position_ids=usual).logits, qann(**texts).logits)
+            assert not torch.equal(qann(**texts, position_ids=usual.flip(1)).logits, qann(**texts).logits)
+
+    def test_gradients_are_refused_with_the_way_out(self, architecture):
+        snn = spiking(make_text_qann(architecture))
+        loss = snn(**make_texts(snn.config, [4, 4]), labels=torch.tensor([0, 1])).loss
+        with pytest.raises(RuntimeError, match=f"Fine-tune {type(snn).__name__.replace('Spike', 'Quant')}"):
+            loss.backward()
+
+
+class TestTraining:
+    @pytest.mark.parametrize("head_act", ["relu", "tanh"])
+    def test_every_parameter_gets_a_gradient(self, architecture, head_act):
+        for task in TASKS[1:]:
+            qann = make_text_qann(architecture, task, dtype=torch.float64, head_act=head_act).train()
+            texts = make_texts(qann.config, LENGTHS)
+            labels = torch.tensor([0, 1, 2, 0]) if task == TASKS[1] else texts["input_ids"] % 3
+            qann(**texts, labels=labels).loss.backward()
+            silent = [name for name, p in qann.named_parameters() if p.grad is None or not bool(p.grad.any())]
+            assert silent == []
+
+    def test_every_dropout_is_used(self, architecture):
+        qann = make_text_qann(architecture, dtype=torch.float64).train()
+        calls = dict.fromkeys((name for name, m in qann.named_modules() if isinstance(m, torch.nn.Dropout)), 0)
+        for name in calls:
+            qann.get_submodule(name).register_forward_hook(
+                lambda *_, name=name: calls.__setitem__(name, calls[name] + 1)
+            )
+        qann(**make_texts(qann.config, LENGTHS))
+        body = architecture
+        layers = [f"{body}.encoder.layer.{index}" for index in range(2)]
+        assert calls == {
+            f"{body}.embeddings.dropout": 1,
+            **{f"{layer}.attention.self.dropout": 1 for layer in layers},
+            **{f"{layer}.attention.output.dropout": 1 for layer in layers},
+            **{f"{layer}.output.dropout": 1 for layer in layers},
+            **({"dropout": 1} if architecture == "bert" else {"classifier.dropout": 2}),
+        }
+
+    @pytest.mark.parametrize("reentrant", [False, True])
+    def test_checkpointing_gives_the_same_gradients(self, architecture, reentrant):
+        plain, checkpointed = (make_text_qann(architecture, dtype=torch.float64).train() for _ in range(2))
+        # transformers 5.23 renamed it and warns at the old name; older ones have only that
+        new = hasattr(checkpointed, "activation_checkpointing_enable")
+        name = "activation_checkpointing_enable" if new else "gradient_checkpointing_enable"
+        getattr(checkpointed, name)({"use_reentrant": reentrant})
+        for model in (plain, checkpointed):
+            model(**make_texts(model.config, LENGTHS), labels=torch.tensor([0, 1, 2, 0])).loss.backward()
+        for (name, one), (_, other) in zip(plain.named_parameters(), checkpointed.named_parameters(), strict=True):
+            assert (one.grad is None) == (other.grad is None)
+            assert one.grad is None or torch.equal(one.grad, other.grad), name
+
+
+class TestErrors:
+    @pytest.fixture
+    def models(self, architecture):
+        qann = make_text_qann(architecture)
+        return qann, spiking(qann)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda t: t.pop("input_ids"), "either input_ids or inputs_embeds"),
+            (lambda t: t.update(inputs_embeds=torch.zeros(4, 12, 32)), "either input_ids or inputs_embeds"),
+            (lambda t: t.update(input_ids=t["input_ids"][0]), r"input_ids must be \(batch, length\)"),
+            (lambda t: t.update(input_ids=t["input_ids"][:, :0]), "neither of them empty"),
+            (lambda t: t.update(attention_mask=t["attention_mask"][:, :5]), r"attention_mask must be .* \(4, 5\)"),
+            (lambda t: t.update(attention_mask=torch.zeros(4, 1, 1, 12)), "attention_mask must be"),
+            (lambda t: t["attention_mask"][2].zero_(), "a text without any token"),
+            (lambda t: t.update(attention_mask=(1.0 - t["attention_mask"]) * -1e9), "must hold 1 for tokens and 0"),
+            (lambda t: t["input_ids"].add_(60), "input_ids must be from 0 to 59, got"),
+            (lambda t: t["input_ids"].sub_(60), "input_ids must be from 0 to 59, got -"),
+            (lambda t: t["token_type_ids"].fill_(2), "token_type_ids must be from 0 to 1, got 2"),
+            (lambda t: t.update(position_ids=torch.full((4, 12), 24)), "position_ids must be from 0 to 23, got 24"),
+        ],
+    )
+    def test_inputs(self, models, change, message):
+        texts = make_texts(models[0].config, LENGTHS)
+        change(texts)
+        for model in models:
+            with pytest.raises(ValueError, match=message):
+                model(**texts)
+
+    def test_position_limit(self, models, architecture):
+        limit = 24 - (2 if architecture == "roberta" else 0)
+        for model in models:
+            model(**make_texts(model.config, [limit, 4]))
+            model(**make_texts(model.config, [limit, 4], extra=7))  # padding may lie beyond
+            for side in ("left", "right"):
+                with pytest.raises(ValueError, match=rf"text of {limit + 1} tokens, .* positions for {limit} "):
+                    model(**make_texts(model.config, [4, limit + 1], side=side, extra=1))
+
+    @pytest.mark.parametrize(
+        ("fields", "message"),
+        [
+            ({"node_placement": "some"}, "node_placement must be one of 'full', 'reference'"),
+            ({"head_act": "gelu"}, "head_act must be one of 'relu', 'tanh'"),
+            ({"hidden_act": "gelu"}, "hidden_act must be 'relu'"),
+            ({"is_decoder": True}, "is_decoder is True"),
+            ({"position_embedding_type": "relative_key"}, "position_embedding_type is 'relative_key'"),
+            ({"num_attention_heads": 5, "hidden_size": 32}, r"hidden_size \(32\) is not a multiple"),
+            ({"quantization_levels": 7}, "quantization_levels must be"),
+            ({"time_steps": 0}, "time_steps must be"),
+        ],
+    )
+    def test_config_fields(self, architecture, fields, message):
+        with pytest.raises(ValueError, match=message):
+            text_class("Spike", architecture, "Model").config_class(**fields)
+
+    def test_roberta_needs_a_padding_id(self, architecture):
+        config_class = text_class("Quant", architecture, "Model").config_class
+        if architecture == "roberta":
+            with pytest.raises(ValueError, match="pad_token_id is None"):
+                config_class(pad_token_id=None)
+        else:
+            assert config_class(pad_token_id=None).pad_token_id is None
+
+    def test_weights_that_are_not_a_number(self, architecture):
+        snn = spiking(make_text_qann(architecture))
+        with torch.no_grad():
+            snn.base_model.encoder.layer[1].intermediate.dense.bias[3] = float("nan")
+        with pytest.raises(FloatingPointError, match=r"encoder\.layer\.1\.intermediate\.hidden_node is not a number"):
+            snn(**make_texts(snn.config, LENGTHS))
