@@ -53,7 +53,7 @@ def main() -> None:
             row["accuracy"].append(calibrated_accuracy(ann, train, test, **setting))
     for row in rows:
         row["mean"] = sum(row["accuracy"]) / len(row["accuracy"])
-    print(json.dumps({"torch": torch.__version__, "seeds": SEEDS, "ann": anns, "rows": rows}, indent=1))  # noqa: T201
+    print(json.dumps({"torch": torch.__version__, "seeds": SEEDS, "ann": anns, "rows": rows}, indent=1))
 
 
 if __name__ == "__main__":

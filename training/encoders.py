@@ -33,9 +33,7 @@ def offline_encoder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
-def load_encoder(
-    source: str, architecture: str, fields: dict
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_encoder(source: str, architecture: str, fields: dict) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A classifier with ReLU over a pretrained encoder, and its tokenizer.
 
     Args:

@@ -3,8 +3,8 @@
     python training/text_classification.py --data sst2 --architecture roberta
 
 Data: a folder with train.tsv, dev.tsv and test.tsv (`sentence` and `label`), or the name of one inside the folder that
-the environment variable SPIKEZIP_DATA names. Networks are kept in --output; a stage whose network is there already is not
-trained again, so an interrupted run goes on where it stopped. Figures are written to --results.
+the environment variable SPIKEZIP_DATA names. Networks are kept in --output; a stage whose network is there already is
+not trained again, so an interrupted run goes on where it stopped. Figures are written to --results.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 import transformers
-from encoders import character_tokenizer, load_encoder, offline_encoder, small_encoder
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -29,6 +28,7 @@ from transformers import (
 )
 
 import spikezip_hf
+from encoders import character_tokenizer, load_encoder, offline_encoder, small_encoder
 from spikezip_hf import QATTrainer, QATTrainingArguments
 from spikezip_hf.analysis import compare_twins, table
 from spikezip_hf.data.text import load_text
@@ -51,7 +51,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder of the data, or its name inside SPIKEZIP_DATA")
     parser.add_argument("--architecture", choices=list(QUANT), default="bert", help="network to train")
     parser.add_argument("--model", help="folder or Hub id of the encoder (default: the one in the offline package)")
-    parser.add_argument("--from-scratch", action="store_true", help="no encoder: a small BERT and a character vocabulary")
+    parser.add_argument(
+        "--from-scratch", action="store_true", help="no encoder: a small BERT and a character vocabulary"
+    )
     parser.add_argument("--max-length", type=int, default=128, help="most tokens of a text; the rest is cut off")
     parser.add_argument("--epochs", type=float, default=4, help="of ReLU fine-tuning")
     parser.add_argument("--learning-rate", type=float, default=1e-4, help="of ReLU fine-tuning")
@@ -199,7 +201,6 @@ def batches(split, tokenizer, size: int = 32) -> list[dict]:
 def main() -> None:
     options = parse()
     try:
-        data = load_text(options.data)
         SPIKE[options.architecture].config_class(  # refuses bad values now, and not after the training
             quantization_levels=options.levels,
             scale_granularity=options.scale_granularity,
@@ -208,6 +209,7 @@ def main() -> None:
         )
         if options.time_steps < max(REPORTED_STEPS):
             raise ValueError(f"--time-steps must be at least {max(REPORTED_STEPS)}, got {options.time_steps}.")
+        data = load_text(options.data)
         if not options.from_scratch and not options.model and not finished(options.output / "ann"):
             offline_encoder()
     except (ValueError, FileNotFoundError) as error:
@@ -251,7 +253,9 @@ def main() -> None:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     options.results.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     print(table(figures))
-    print(f"\nIn {options.output}: ann/, the quantized network and snn/ with its tokenizer. Figures: {options.results}")
+    print(
+        f"\nIn {options.output}: ann/, the quantized network and snn/ with its tokenizer. Figures: {options.results}"
+    )
 
 
 if __name__ == "__main__":

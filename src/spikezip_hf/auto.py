@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
+    PreTrainedConfig,
     RobertaTokenizer,
 )
 from transformers.utils import is_torchvision_available, is_vision_available
@@ -40,7 +41,7 @@ from spikezip_hf.models.modeling_spike_vit import (
 )
 
 # For each config: the Auto class and the model that it makes.
-MODELS = {
+MODELS: dict[type[PreTrainedConfig], dict] = {
     QuantViTConfig: {AutoModel: QuantViTModel, AutoModelForImageClassification: QuantViTForImageClassification},
     SpikeViTConfig: {AutoModel: SpikeViTModel, AutoModelForImageClassification: SpikeViTForImageClassification},
     QuantBertConfig: {

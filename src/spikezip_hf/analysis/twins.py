@@ -23,24 +23,26 @@ def compare_twins(
         max_steps: most steps a sample is simulated for.
 
     Returns:
-        dict, ready for JSON but for "logits per step", (samples, max_steps, classes), and "T_eq per sample", (samples,),
-        -1 where equilibrium was not reached. "seconds" are those of all batches, by network.
+        dict, ready for JSON but for "logits per step", (samples, max_steps, classes), and "T_eq per sample",
+        (samples,), -1 where equilibrium was not reached. "seconds" are those of all batches, by network.
 
     Raises:
         ValueError: no batches, or a number of steps beyond `max_steps`.
     """
     if max(steps, default=0) > max_steps:
         raise ValueError(f"steps holds {max(steps)}, more than max_steps={max_steps}.")
-    labels, ann_logits, qann_logits, per_step = [], [], [], []
+    labels: list[torch.Tensor] = []
+    per_step: list[torch.Tensor] = []
+    logits_of: dict[str, list[torch.Tensor]] = {"ANN": [], "QANN": []}
     certificates: list[Certificate] = []
     spikes, neurons = 0, 0
     seconds = {"ANN": 0.0, "QANN": 0.0, "SNN": 0.0}
     for batch in tqdm(batches, desc="simulating", unit="batch"):
         inputs = {key: value.to(snn.device) for key, value in batch.items() if key != "labels"}
         labels.append(batch["labels"].cpu())
-        for name, network, results in (("ANN", ann, ann_logits), ("QANN", qann, qann_logits)):
+        for name, network in (("ANN", ann), ("QANN", qann)):
             start = time.perf_counter()
-            results.append(network.eval()(**inputs).logits.cpu())
+            logits_of[name].append(network.eval()(**inputs).logits.cpu())
             seconds[name] += time.perf_counter() - start
         start = time.perf_counter()
         run = snn.trajectory(**inputs, time_steps=max_steps, output_time_steps=True)
@@ -52,7 +54,7 @@ def compare_twins(
     if not labels:
         raise ValueError("batches is empty.")
 
-    truth, expected, logits = torch.cat(labels), torch.cat(qann_logits), torch.cat(per_step)
+    truth, expected, logits = torch.cat(labels), torch.cat(logits_of["QANN"]), torch.cat(per_step)
     certificate = Certificate.joined(certificates)
     t_eq = certificate.equilibrium_step.cpu()
     reached = t_eq[t_eq > 0]
@@ -64,7 +66,7 @@ def compare_twins(
     return {
         "samples": len(truth),
         "rows": [
-            row("ANN", "-", torch.cat(ann_logits)),
+            row("ANN", "-", torch.cat(logits_of["ANN"])),
             row("QANN", "-", expected),
             *(row("SNN", count, logits[:, count - 1]) for count in steps),
             row("SNN", "equilibrium", logits[:, -1]),

@@ -67,8 +67,8 @@ def quantize_ann(
         )
     if getattr(ann, "pooler", None) is not None:
         raise ValueError(
-            f"pooler: the pooler of a bare {source.__name__} is not converted. Load it with add_pooling_layer=False, or "
-            "convert the model with its classification head."
+            f"pooler: the pooler of a bare {source.__name__} is not converted. Load it with add_pooling_layer=False, "
+            "or convert the model with its classification head."
         )
     if ann.config.num_labels < 1:
         raise ValueError("num_labels is 0: the model has no head. Convert its base model instead.")
@@ -84,8 +84,8 @@ def quantize_ann(
         raise ValueError(f"{', '.join(left_over[:5])}: weights of a part that {quant_class.__name__} does not have.")
     if getattr(config, "head_act", None) == "relu" and "ForSequenceClassification" in quant_class.__name__:
         logger.warning(
-            f"The tanh in the head of {source.__name__} became ReLU (head_act='relu'): train the quantized model before "
-            "you judge it, or keep the tanh with head_act='tanh'."
+            f"The tanh in the head of {source.__name__} became ReLU (head_act='relu'): train the quantized model "
+            "before you judge it, or keep the tanh with head_act='tanh'."
         )
     return qann.train(ann.training)
 

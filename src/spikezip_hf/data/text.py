@@ -1,4 +1,4 @@
-"""Text classification sets as folders of tab-separated files: train.tsv, dev.tsv and test.tsv, `sentence` and `label`."""
+"""Text classification sets as folders of train.tsv, dev.tsv and test.tsv, with columns `sentence` and `label`."""
 
 import csv
 import os
@@ -6,9 +6,11 @@ from pathlib import Path
 
 try:
     import pandas
-    from datasets import ClassLabel, Dataset, DatasetDict
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 except ImportError as error:
-    raise ImportError(f"Data sets need more than the models do ({error}): pip install 'spikezip-hf[train]'.") from error
+    raise ImportError(
+        f"Data sets need more than the models do ({error}): pip install 'spikezip-hf[train]'."
+    ) from error
 
 SPLITS = ("train", "dev", "test")
 COLUMNS = ["sentence", "label"]
@@ -48,11 +50,9 @@ def load_text(name: str) -> DatasetDict:
     tables = {split: read_table(folder / f"{split}.tsv") for split in SPLITS}
     classes = 1 + max(int(table["label"].max()) for table in tables.values())
     label = ClassLabel(names=["negative", "positive"] if classes == 2 else [str(index) for index in range(classes)])
+    features = Features({"sentence": Value("string"), "label": label})
     return DatasetDict(
-        {
-            split: Dataset.from_pandas(table, preserve_index=False).cast_column("label", label)
-            for split, table in tables.items()
-        }
+        {split: Dataset.from_dict(table.to_dict(orient="list"), features=features) for split, table in tables.items()}
     )
 
 

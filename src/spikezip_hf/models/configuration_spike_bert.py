@@ -1,5 +1,5 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""Configurations of the quantized and of the spiking BERT: transformers' BertConfig and the fields of this library."""
+"""Configurations of the quantized and of the spiking BERT: BertConfig and the fields of this library."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import BertConfig
@@ -9,11 +9,13 @@ from .configuration_quantization import RECORDS, QuantizationFields, SpikeFields
 
 @strict
 class QuantBertConfig(TextFields, QuantizationFields, BertConfig):
-    """BertConfig with the fields of `QuantizationFields` and `TextFields`. `hidden_act` has to be "relu", its default here.
+    """BertConfig with the fields of `QuantizationFields` and `TextFields`.
+
+    `hidden_act` has to be "relu", its default here.
 
     Raises:
-        ValueError: a field of this library is out of range, or one of BertConfig has a value that cannot be quantized;
-            the message names it.
+        ValueError: a field of this library is out of range, or one of BertConfig has a value that cannot be
+            quantized; the message names it.
 
     Example:
         >>> QuantBertConfig(num_hidden_layers=6, quantization_levels=16)

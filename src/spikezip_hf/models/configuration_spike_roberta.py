@@ -1,5 +1,5 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""Configurations of the quantized and of the spiking RoBERTa: transformers' RobertaConfig and the fields of this library."""
+"""Configurations of the quantized and of the spiking RoBERTa: RobertaConfig and the fields of this library."""
 
 from huggingface_hub.dataclasses import strict
 from transformers import RobertaConfig
@@ -15,11 +15,13 @@ def check_padding_id(config) -> None:
 
 @strict
 class QuantRobertaConfig(TextFields, QuantizationFields, RobertaConfig):
-    """RobertaConfig with the fields of `QuantizationFields` and `TextFields`. `hidden_act` has to be "relu", its default here.
+    """RobertaConfig with the fields of `QuantizationFields` and `TextFields`.
+
+    `hidden_act` has to be "relu", its default here.
 
     Raises:
-        ValueError: a field of this library is out of range, or one of RobertaConfig has a value that cannot be quantized;
-            the message names it.
+        ValueError: a field of this library is out of range, or one of RobertaConfig has a value that cannot be
+            quantized; the message names it.
 
     Example:
         >>> QuantRobertaConfig(num_hidden_layers=6, quantization_levels=16)

@@ -8,11 +8,11 @@ from .modeling_text import (
     SequenceClassifierNetwork,
     SpikeTextClassifier,
     SpikeTextModel,
-    TextPreTrainedModel,
     TokenClassifierNetwork,
     head_dropout,
 )
 from .operators import Linear, name_operators
+from .text_network import TextPreTrainedModel
 
 
 class BertPreTrainedModel(TextPreTrainedModel):

@@ -3,17 +3,16 @@
 
 from .configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
 from .modeling_text import (
-    HeadHidden,
     QuantTextClassifier,
     QuantTextModel,
     SequenceClassifierNetwork,
     SpikeTextClassifier,
     SpikeTextModel,
-    TextPreTrainedModel,
     TokenClassifierNetwork,
     head_dropout,
 )
 from .operators import Linear, name_operators
+from .text_network import HeadHidden, TextPreTrainedModel
 
 
 class RobertaPreTrainedModel(TextPreTrainedModel):

@@ -141,7 +141,7 @@ class ViTPreTrainedModel(TwinPreTrainedModel):
         size = (1, self.config.num_channels, *pair(self.config.image_size))
         return {"pixel_values": torch.zeros(size, device=self.device)}
 
-    def prepare(self, pixel_values: torch.Tensor | None = None) -> torch.Tensor:
+    def prepare(self, pixel_values: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
         """`pixel_values` in the type of the weights.
 
         Raises:
