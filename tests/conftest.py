@@ -73,6 +73,11 @@ def text_class(kind: str, architecture: str, task: str = "ForSequenceClassificat
     return getattr(spikezip_hf, f"{kind}{architecture.capitalize()}{task}")
 
 
+def spiking_twin(qann, **fields):
+    """The Spike model of a Quant model of any class."""
+    return getattr(spikezip_hf, type(qann).__name__.replace("Quant", "Spike")).from_quantized(qann, **fields)
+
+
 def make_text_ann(
     architecture: str, task: str = "ForSequenceClassification", seed: int = 0, dtype=torch.float32, **fields
 ):

@@ -14,7 +14,17 @@ from spikezip_hf import (
 from spikezip_hf.distillation import soft_label_loss
 from spikezip_hf.models.quantization import MIN_SCALE
 from spikezip_hf.optim import parameter_groups, scale_parameter_names
-from tests.conftest import make_ann, make_images, make_qann
+from tests.conftest import (
+    ARCHITECTURES,
+    make_ann,
+    make_images,
+    make_qann,
+    make_text_ann,
+    make_text_qann,
+    make_texts,
+    spiking_twin,
+    text_class,
+)
 
 
 def make_data(config, count=24):
@@ -208,6 +218,58 @@ def test_predictions_are_plain_logits_for_both_twins(tmp_path):
     assert outputs[0].predictions.shape == (8, 5)
     assert (outputs[0].predictions == outputs[1].predictions).all()
     assert outputs[0].metrics["test_loss"] == outputs[1].metrics["test_loss"]
+
+
+class TestText:
+    """The same trainer on padded texts, as a tokenizer and its collator give them."""
+
+    def make_data(self, config, count=24):
+        texts = []
+        for i in range(count):
+            one = make_texts(config, [3 + i % 9], seed=i)
+            texts.append({**{key: value[0] for key, value in one.items()}, "labels": i % 3})
+        return texts
+
+    def collate(self, config):
+        def pad(examples):
+            longest = max(len(example["input_ids"]) for example in examples)
+            filler = {"input_ids": config.pad_token_id, "token_type_ids": 0, "attention_mask": 0}
+            batch = {
+                key: torch.stack(
+                    [torch.nn.functional.pad(e[key], (0, longest - len(e[key])), value=value) for e in examples]
+                )
+                for key, value in filler.items()
+            }
+            return {**batch, "labels": torch.tensor([example["labels"] for example in examples])}
+
+        return pad
+
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_training_with_a_teacher_learns_and_converts(self, tmp_path, architecture):
+        ann = make_text_ann(architecture)
+        qann = text_class("Quant", architecture).from_ann(ann, quantization_levels=8)
+        data, collate = self.make_data(ann.config), self.collate(ann.config)
+        args = make_args(tmp_path, num_train_epochs=15, bf16=True)
+        trainer = QATTrainer(
+            qann, args, teacher_model=ann, train_dataset=data, eval_dataset=data, data_collator=collate
+        )
+        before = trainer.evaluate()["eval_loss"]
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] < before - 0.3
+        snn = spiking_twin(qann, time_steps=500)
+        certificate = verify_equivalence(qann, snn, collate(data[:6]))
+        assert certificate.exact, str(certificate)
+
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_predictions_are_plain_logits_for_both_twins(self, tmp_path, architecture):
+        qann = make_text_qann(architecture)
+        snn = spiking_twin(qann, time_steps=400)
+        data, collate = self.make_data(qann.config, 8), self.collate(qann.config)
+        args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
+        outputs = [Trainer(model, args, data_collator=collate).predict(data) for model in (qann, snn)]
+        assert outputs[0].predictions.shape == (8, 3)
+        assert (outputs[0].predictions == outputs[1].predictions).all()
+        assert outputs[0].metrics["test_loss"] == outputs[1].metrics["test_loss"]
 
 
 class TestRefusals:

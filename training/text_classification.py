@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--qat-epochs", type=float, default=3, help="of quantization-aware training")
     parser.add_argument("--qat-learning-rate", type=float, default=5e-5, help="of quantization-aware training")
     parser.add_argument("--levels", type=int, default=32, help="quantization levels")
-    parser.add_argument("--scale-granularity", default="per_tensor", help="per_tensor, per_channel or mixed")
+    parser.add_argument("--scale-granularity", default="mixed", help="per_tensor, per_channel or mixed")
     parser.add_argument("--head-act", default="relu", help="activation of the head's hidden layer: relu or tanh")
     parser.add_argument("--time-steps", type=int, default=512, help="most steps that a text is simulated for")
     parser.add_argument("--simulate", type=int, help="test texts to simulate, evenly spread (default: all)")

@@ -44,7 +44,7 @@ def test_many_levels(levels):
     assert certificate.exact, str(certificate)
 
 
-@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel", "mixed"])
 @pytest.mark.parametrize(
     "fields", [{}, {"max_spikes_per_step": 3}, {"firing_schedule": "layerwise", "firing_window": 4}]
 )

@@ -5,17 +5,14 @@ import torch
 
 from spikezip_hf import verify_equivalence
 from spikezip_hf.models.engines import RecordingEngine
-from tests.conftest import ARCHITECTURES, TASKS, make_text_ann, make_text_qann, make_texts, text_class
+from tests.conftest import ARCHITECTURES, TASKS, make_text_ann, make_text_qann, make_texts, spiking_twin, text_class
 
 LENGTHS = [12, 3, 7, 1]
 pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
 
 def spiking(qann, **fields):
-    kind = type(qann).__name__.replace("Quant", "Spike")
-    import spikezip_hf
-
-    return getattr(spikezip_hf, kind).from_quantized(qann, **{"time_steps": 1000, **fields})
+    return spiking_twin(qann, **{"time_steps": 1000, **fields})
 
 
 class TestExactness:
@@ -32,7 +29,7 @@ class TestExactness:
         assert torch.equal(snn(**texts)[snn.readout], expected)
         assert torch.equal(snn(**texts, execution="equilibrium")[snn.readout], expected)
 
-    @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+    @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel", "mixed"])
     @pytest.mark.parametrize("head_act", ["relu", "tanh"])
     @pytest.mark.parametrize("node_placement", ["full", "reference"])
     @pytest.mark.parametrize("fields", [{}, {"max_spikes_per_step": 3}, {"firing_schedule": "layerwise"}])
@@ -385,6 +382,15 @@ class TestTraining:
         for (name, one), (_, other) in zip(plain.named_parameters(), checkpointed.named_parameters(), strict=True):
             assert (one.grad is None) == (other.grad is None)
             assert one.grad is None or torch.equal(one.grad, other.grad), name
+
+    def test_compiles_as_one_graph(self, architecture):
+        """Without its checks, which need values; what they look for is in order here."""
+        qann = make_text_qann(architecture).eval()
+        compiled = torch.compile(qann, backend="eager", fullgraph=True)
+        for lengths in (LENGTHS, [5, 5]):
+            texts = make_texts(qann.config, lengths)
+            with torch.no_grad():
+                assert torch.equal(compiled(**texts).logits, qann(**texts).logits)
 
 
 class TestErrors:

@@ -214,6 +214,23 @@ class TestNodes:
             assert node.gradient_scale == pytest.approx((features * node.max_level) ** -0.5), node.name
 
 
+def test_the_patch_embedding_is_the_only_product_with_analog_input():
+    qann = make_qann()
+    for model in (qann, SpikeViTForImageClassification.from_quantized(qann)):
+        report = model.product_inputs()
+        assert report.analog == ["embeddings.patch_embeddings.projection"]
+        assert len(report.products) == 1 + 2 * 8 + 1
+        assert report.products["layers.1.attention.context"] == ("spikes", "spikes")
+        assert report.products["classifier"] == ("spikes", "weights")
+        assert set(report.operators.values()) == {"Softmax", "LayerNorm"}
+
+
+def test_mixed_granularity_has_one_scale_inside_attention_and_mlp():
+    for node in make_qann(granularity="mixed").nodes:
+        inner = node.name.split(".")[-1] in ("q_node", "k_node", "v_node", "probs_node", "context_node", "hidden_node")
+        assert node.scale.numel() == (1 if inner else 32), node.name
+
+
 class TestTraining:
     def test_attention_dropout_comes_before_the_quantizer(self, images):
         qann = make_qann(dtype=torch.float64, attention_probs_dropout_prob=0.3).train()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "training" / "text_classification.py"
-GOOD, BAD = ["great", "fine", "superb", "lovely"], ["awful", "poor", "dull", "weak"]
+GOOD, BAD = ["great", "superb"], ["awful", "dull"]
 
 
 def run(*arguments, cwd):
@@ -24,8 +24,8 @@ def folder(tmp_path_factory):
     for split, count in (("train", 192), ("dev", 32), ("test", 32)):
         lines = ["sentence\tlabel"]
         for index in range(count):
-            words = ["the film", generator.choice((BAD, GOOD)[index % 2]), "it was"[: generator.randint(0, 6)]]
-            lines.append(" ".join(words) + f"\t{index % 2}")
+            text = generator.choice((BAD, GOOD)[index % 2]) + " film it was"[: generator.randint(0, 12)]
+            lines.append(f"{text}\t{index % 2}")
         (folder / f"{split}.tsv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("architecture", ["roberta"])
 def test_from_scratch_to_spikes(folder, tmp_path, architecture):
     arguments = ["--data", folder, "--architecture", architecture, "--from-scratch", "--max-length", "32"]
-    arguments += ["--epochs", "3", "--qat-epochs", "1", "--levels", "8", "--learning-rate", "3e-4"]
+    arguments += ["--epochs", "6", "--qat-epochs", "1", "--levels", "8", "--learning-rate", "5e-4"]
     arguments += ["--output", "out", "--results", "figures/results.json", "--time-steps", "200"]
     first = run(*map(str, arguments), cwd=tmp_path)
     assert first.returncode == 0, first.stderr[-2000:]

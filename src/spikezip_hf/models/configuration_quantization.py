@@ -103,6 +103,7 @@ class TextFields:
             paper), or "tanh", BERT's and RoBERTa's own, an operator like softmax, with a signed node behind it.
     """
 
+    scale_granularity: str = "mixed"  # a few channels of pretrained text encoders are huge
     node_placement: str = "full"
     head_act: str = "relu"
 
