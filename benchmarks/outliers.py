@@ -10,6 +10,7 @@ node against the median one. The head keeps its tanh, so that only quantization 
 
 import argparse
 import json
+import re
 import sys
 from itertools import product
 from pathlib import Path
@@ -80,7 +81,7 @@ def main() -> None:
     answer(qann, calibration, engine=engine)
     kinds: dict[str, list[float]] = {}
     for name, channels in engine.channels.items():
-        kind = ".".join(part for part in name.split(".")[-2:] if part not in ("self", "layer"))
+        kind = re.sub(r"^encoder\.layer\.\d+\.", "", name)
         kinds.setdefault(kind, []).append(round(float(channels.max() / channels.median().clamp_min(1e-9)), 1))
     print(
         json.dumps(

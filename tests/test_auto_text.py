@@ -134,6 +134,25 @@ def test_plain_checkpoint_is_refused(architecture, tmp_path):
             text_class(kind, architecture).from_pretrained(tmp_path)
 
 
+def test_checkpoint_of_another_task_is_refused(architecture, saved):
+    path = saved[0]
+    with pytest.raises(ValueError, match=r"holds .*\.dense\..*checkpoint of another class"):
+        text_class("Spike", architecture, "ForTokenClassification").from_pretrained(path)
+
+
+def test_bare_network_gets_a_new_head_to_train(architecture, tmp_path):
+    qann = make_text_qann(architecture, "Model")
+    qann.save_pretrained(tmp_path)
+    for task in ("ForSequenceClassification", "ForTokenClassification"):
+        fresh = text_class("Quant", architecture, task).from_pretrained(tmp_path, num_labels=3)
+        texts = make_texts(qann.config, [9, 4])
+        with torch.no_grad():
+            assert torch.equal(fresh.base_model(**texts).last_hidden_state, qann(**texts).last_hidden_state)
+        assert fresh.calibrate([texts], overwrite=False).nodes[0].scale.equal(qann.nodes[0].scale)
+        with pytest.raises(ValueError, match=r"lacks .*would answer at random"):
+            text_class("Spike", architecture, task).from_pretrained(tmp_path, num_labels=3)
+
+
 def test_tokenizer(architecture, saved):
     path, _, _, tokenizer = saved
     loaded = AutoTokenizer.from_pretrained(path)

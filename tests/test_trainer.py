@@ -260,6 +260,33 @@ class TestText:
         certificate = verify_equivalence(qann, snn, collate(data[:6]))
         assert certificate.exact, str(certificate)
 
+    @pytest.mark.parametrize("task", ["ForSequenceClassification", "ForTokenClassification"])
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_padding_changes_neither_loss_nor_gradients(self, tmp_path, architecture, task):
+        losses, gradients = [], []
+        for extra in (0, 8):
+            qann = make_text_qann(architecture, task, dtype=torch.float64)
+            batch = make_texts(qann.config, [9, 4, 6], extra=extra)
+            batch["labels"] = torch.tensor([0, 1, 2])
+            if task == "ForTokenClassification":
+                batch["labels"] = torch.where(batch["attention_mask"] == 1, batch["input_ids"] % 3, -100)
+            teacher = make_text_ann(architecture, task, seed=5, dtype=torch.float64)
+            trainer = QATTrainer(qann.train(), make_args(tmp_path), teacher_model=teacher, train_dataset=[batch])
+            loss = trainer.compute_loss(qann, batch)
+            loss.backward()
+            losses.append(loss.item())
+            gradients.append([p.grad for p in qann.parameters() if p.grad is not None])
+        # The soft loss is in float32, whatever the model's type.
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+        assert all(torch.allclose(a, b, rtol=1e-5, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+    def test_soft_labels_of_several_labels_at_once(self, tmp_path):
+        qann, teacher = make_text_qann("bert"), make_text_ann("bert", seed=5)
+        batch = {**make_texts(qann.config, [4, 4]), "labels": torch.ones(2, 3)}
+        trainer = QATTrainer(qann.train(), make_args(tmp_path), teacher_model=teacher, train_dataset=[batch])
+        with pytest.raises(ValueError, match="problem_type says 'multi_label_classification'"):
+            trainer.compute_loss(qann, batch)
+
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_predictions_are_plain_logits_for_both_twins(self, tmp_path, architecture):
         qann = make_text_qann(architecture)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoTokenizer,
-    BertConfig,
     BertForSequenceClassification,
     BertModel,
     BertTokenizer,
@@ -33,6 +33,13 @@ def offline_encoder() -> Path:
     return Path(spec.origin).parent / "model"
 
 
+def check_encoder(source: str, architecture: str) -> None:
+    """Raises ValueError unless the checkpoint at `source` can be an encoder of `architecture`."""
+    found = AutoConfig.from_pretrained(source).model_type
+    if found != architecture and (found, architecture) != ("bert", "roberta"):
+        raise ValueError(f"{source} is a checkpoint of {found!r}, which cannot become {architecture!r}.")
+
+
 def load_encoder(source: str, architecture: str, fields: dict) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A classifier with ReLU over a pretrained encoder, and its tokenizer.
 
@@ -40,9 +47,13 @@ def load_encoder(source: str, architecture: str, fields: dict) -> tuple[PreTrain
         source: a folder or Hub id of a BERT or RoBERTa checkpoint.
         architecture: "bert" or "roberta". A BERT checkpoint serves for both.
         fields: of the config, labels among them.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture.
     """
+    check_encoder(source, architecture)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    config = BertConfig.from_pretrained(source, hidden_act="relu", **fields)
+    config = AutoConfig.from_pretrained(source, hidden_act="relu", **fields)
     if architecture == "roberta" and config.model_type == "bert":
         return roberta_from_bert(BertModel.from_pretrained(source, config=config), fields), tokenizer
     return CLASSES[architecture].from_pretrained(source, hidden_act="relu", **fields), tokenizer
@@ -69,14 +80,14 @@ def roberta_from_bert(bert: BertModel, fields: dict) -> RobertaForSequenceClassi
     return roberta
 
 
-def character_tokenizer(texts: list[str], min_count: int = 2) -> BertTokenizer:
+def character_tokenizer(texts: list[str], max_length: int, min_count: int = 2) -> BertTokenizer:
     """A tokenizer of single characters, those that `texts` hold at least `min_count` times."""
     counts = Counter(character for text in texts for character in text.lower() if not character.isspace())
     characters = sorted(character for character, count in counts.items() if count >= min_count)
     # Letters and digits stand inside words too, where WordPiece looks for them behind "##".
     inside = [f"##{character}" for character in characters if character.isascii() and character.isalnum()]
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters, *inside]
-    return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)})
+    return BertTokenizer(vocab={token: index for index, token in enumerate(tokens)}, model_max_length=max_length)
 
 
 def small_encoder(architecture: str, tokenizer: BertTokenizer, max_length: int, fields: dict) -> PreTrainedModel:

@@ -28,7 +28,14 @@ from transformers import (
 )
 
 import spikezip_hf
-from encoders import character_tokenizer, load_encoder, offline_encoder, small_encoder
+from encoders import (
+    OFFLINE_ENCODER,
+    character_tokenizer,
+    check_encoder,
+    load_encoder,
+    offline_encoder,
+    small_encoder,
+)
 from spikezip_hf import QATTrainer, QATTrainingArguments
 from spikezip_hf.analysis import compare_twins, table
 from spikezip_hf.data.text import load_text
@@ -92,10 +99,43 @@ def common_arguments(options: argparse.Namespace, folder: Path) -> dict:
     }
 
 
-def finished(folder: Path) -> dict | None:
-    """What an earlier run of a stage has left, if it came to its end."""
-    record = folder / "training.json"
-    return json.loads(record.read_text()) if record.is_file() else None
+def finished(folder: Path, settings: dict) -> dict | None:
+    """The record of a stage that an earlier run has brought to its end; None if there is none.
+
+    Raises:
+        ValueError: it was trained with other settings; names them.
+    """
+    path = folder / "training.json"
+    if not path.is_file():
+        return None
+    record = json.loads(path.read_text())
+    other = [
+        f"{key} {record.get(key)!r}, now {value!r}" for key, value in settings.items() if record.get(key) != value
+    ]
+    if other:
+        raise ValueError(f"{folder} was trained with {'; '.join(other)}. Name another folder with --output.")
+    return record
+
+
+def ann_settings(options: argparse.Namespace) -> dict:
+    """All that decides what ReLU fine-tuning gives."""
+    return {
+        "data": options.data,
+        "encoder": "from scratch" if options.from_scratch else options.model or OFFLINE_ENCODER,
+        "max length": options.max_length,
+        "epochs": options.epochs,
+        "learning rate": options.learning_rate,
+        "seed": options.seed,
+    }
+
+
+def qann_settings(options: argparse.Namespace) -> dict:
+    """All that decides what quantization-aware training gives, beside the network it starts from."""
+    return {"epochs": options.qat_epochs, "learning rate": options.qat_learning_rate, "seed": options.seed}
+
+
+def qann_folder(options: argparse.Namespace) -> Path:
+    return options.output / f"qann_{options.levels}_{options.head_act}_{options.scale_granularity}"
 
 
 def train(trainer: Trainer, folder: Path, settings: dict) -> dict:
@@ -121,7 +161,8 @@ def share_correct(predictions) -> dict:
 def finetune(options: argparse.Namespace, data, names: list[str]):
     """The ordinary network with ReLU, and its tokenizer."""
     folder = options.output / "ann"
-    if record := finished(folder):
+    settings = ann_settings(options)
+    if record := finished(folder, settings):
         return (
             AutoModelForSequenceClassification.from_pretrained(folder),
             AutoTokenizer.from_pretrained(folder),
@@ -129,7 +170,7 @@ def finetune(options: argparse.Namespace, data, names: list[str]):
         )
     fields = {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
     if options.from_scratch:
-        tokenizer = character_tokenizer(data["train"]["sentence"])
+        tokenizer = character_tokenizer(data["train"]["sentence"], options.max_length)
         ann = small_encoder(options.architecture, tokenizer, options.max_length, fields)
     else:
         ann, tokenizer = load_encoder(options.model or str(offline_encoder()), options.architecture, fields)
@@ -145,7 +186,6 @@ def finetune(options: argparse.Namespace, data, names: list[str]):
         processing_class=tokenizer,
         compute_metrics=share_correct,
     )
-    settings = {"epochs": options.epochs, "learning rate": options.learning_rate}
     record = train(trainer, folder, settings)
     return AutoModelForSequenceClassification.from_pretrained(folder), tokenizer, record
 
@@ -153,9 +193,8 @@ def finetune(options: argparse.Namespace, data, names: list[str]):
 def quantize(options: argparse.Namespace, ann, tokenizer, data):
     """Its quantized twin, trained with it as teacher."""
     quant_class = QUANT[options.architecture]
-    name = f"qann_{options.levels}_{options.head_act}_{options.scale_granularity}_{options.seed}"
-    folder = options.output / name
-    if record := finished(folder):
+    folder, settings = qann_folder(options), qann_settings(options)
+    if record := finished(folder, settings):
         return quant_class.from_pretrained(folder), record
     qann = quant_class.from_ann(
         ann,
@@ -177,7 +216,6 @@ def quantize(options: argparse.Namespace, ann, tokenizer, data):
         processing_class=tokenizer,
         compute_metrics=share_correct,
     )
-    settings = {"epochs": options.qat_epochs, "learning rate": options.qat_learning_rate}
     record = train(trainer, folder, settings)
     return quant_class.from_pretrained(folder), record
 
@@ -191,7 +229,7 @@ def tokenize(data, tokenizer, max_length: int):
     )
 
 
-def batches(split, tokenizer, size: int = 32) -> list[dict]:
+def batches(split, tokenizer, size: int = 16) -> list[dict]:
     """A split as batches of texts of like length."""
     collate = DataCollatorWithPadding(tokenizer)
     order = sorted(range(len(split)), key=lambda row: len(split[row]["input_ids"]))
@@ -209,10 +247,14 @@ def main() -> None:
         )
         if options.time_steps < max(REPORTED_STEPS):
             raise ValueError(f"--time-steps must be at least {max(REPORTED_STEPS)}, got {options.time_steps}.")
+        if options.simulate is not None and options.simulate < 1:
+            raise ValueError(f"--simulate must be at least 1, got {options.simulate}.")
         data = load_text(options.data)
-        if not options.from_scratch and not options.model and not finished(options.output / "ann"):
-            offline_encoder()
-    except (ValueError, FileNotFoundError) as error:
+        ready = finished(options.output / "ann", ann_settings(options))
+        finished(qann_folder(options), qann_settings(options))
+        if not ready and not options.from_scratch:
+            check_encoder(options.model or str(offline_encoder()), options.architecture)
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     set_seed(options.seed)
     ann, tokenizer, ann_record = finetune(options, data, data["train"].features["label"].names)

@@ -47,13 +47,8 @@ class QATTrainer(Trainer):
             )
         if not isinstance(args, QATTrainingArguments):
             raise TypeError(f"args must be QATTrainingArguments, got {type(args).__name__}.")
-        if teacher_model is not None and not (
-            model.config.num_labels > 1 and model.config.problem_type in (None, "single_label_classification")
-        ):
-            raise ValueError(
-                "Soft labels are for single-label classification, problem_type says "
-                f"{model.config.problem_type!r} with {model.config.num_labels} labels: leave teacher_model out."
-            )
+        if teacher_model is not None:
+            self.check_soft_labels(model.config)
         if teacher_model is not None and teacher_model.config.num_labels != model.config.num_labels:
             raise ValueError(
                 f"The teacher has {teacher_model.config.num_labels} labels, the model {model.config.num_labels}."
@@ -65,6 +60,15 @@ class QATTrainer(Trainer):
         if teacher_model is not None:
             self.teacher = teacher_model.to(self.args.device).eval()
         self.add_callback(KeepScalesPositive())
+
+    def check_soft_labels(self, config=None) -> None:
+        """Raise ValueError if the task is another than choosing one label."""
+        config = self.model.config if config is None else config
+        if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
+            raise ValueError(
+                "Soft labels are for single-label classification, problem_type says "
+                f"{config.problem_type!r} with {config.num_labels} labels: leave teacher_model out."
+            )
 
     def train(self, *args, **kwargs):
         """Trainer.train, after setting from training data the scales that are not set yet."""
@@ -100,8 +104,14 @@ class QATTrainer(Trainer):
             raise ValueError("The batch has no labels, so there is no loss to train on.")
         loss = outputs.loss
         if self.teacher is not None and self.args.distillation_weight and model.training:
+            # Known for sure only now: transformers reads the problem type off the first labels.
+            self.check_soft_labels()
             with torch.no_grad(), self.accelerator.autocast():  # the teacher as fast as the model
                 teacher_logits = self.teacher(**{key: x for key, x in inputs.items() if key != "labels"}).logits
-            soft = soft_label_loss(outputs.logits, teacher_logits, self.args.distillation_temperature)
+            student_logits = outputs.logits
+            if student_logits.dim() == 3:  # of tokens: those that have a label, so none of padding
+                labelled = inputs["labels"] != -100
+                student_logits, teacher_logits = student_logits[labelled], teacher_logits[labelled]
+            soft = soft_label_loss(student_logits, teacher_logits, self.args.distillation_temperature)
             loss = loss + self.args.distillation_weight * soft
         return (loss, outputs) if return_outputs else loss

@@ -76,6 +76,7 @@ def test_too_few_steps_are_said(networks, batches):
     results = compare_twins(*networks, batches, (2,), max_steps=3)
     assert (results["exact"], results["at equilibrium"], results["T_eq"]) == (False, 0, None)
     assert "no sample got there" in table(results)
+    assert [(row["network"], row["T"]) for row in results["rows"]][-1] == ("SNN", 3)
     assert "5 of 5 samples not at equilibrium after 3 steps" in table(results)
 
 

@@ -6,7 +6,7 @@ from transformers import BertModel, DistilBertConfig, DistilBertForSequenceClass
 from transformers.utils import logging
 
 from spikezip_hf.conversion.calibration import FloatEngine
-from tests.conftest import ARCHITECTURES, TASKS, make_text_ann, make_text_qann, make_texts, text_class
+from tests.conftest import ARCHITECTURES, TASKS, make_text_ann, make_text_qann, make_texts, spiking_twin, text_class
 
 pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
 
@@ -85,6 +85,17 @@ def test_scales_of_each_granularity(architecture):
             assert node.scale.numel() == (channels if per_channel else 1), (granularity, node.name)
 
 
+def test_pooler_comes_along(architecture):
+    if architecture != "bert":
+        pytest.skip("RoBERTa's classifier has no pooler")
+    base = make_text_qann(architecture).bert
+    snn = spiking_twin(base, time_steps=400)
+    texts = make_texts(base.config, [9, 4])
+    out = snn(**texts)
+    with torch.no_grad():
+        assert torch.equal(out.pooler_output, base(**texts).pooler_output)
+
+
 def test_stages_are_layers_and_unsigned_nodes_stand_behind_relu_and_softmax_only(architecture):
     qann = make_text_qann(architecture, num_hidden_layers=3)
     for node in qann.nodes:
@@ -124,6 +135,10 @@ class TestRefusals:
         ann = make_text_ann(architecture, is_decoder=True)
         with pytest.raises(ValueError, match="is_decoder is True: only encoders"):
             text_class("Quant", architecture).from_ann(ann)
+
+    def test_another_number_of_labels(self, architecture):
+        with pytest.raises(ValueError, match="id2label names 2 labels, the network to convert has 3"):
+            text_class("Quant", architecture).from_ann(make_text_ann(architecture), id2label={0: "bad", 1: "good"})
 
     def test_head_of_another_activation_after_conversion(self, architecture):
         with pytest.raises(ValueError, match="head_act of the network to convert is 'relu'"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spikezip_hf import QuantViTForImageClassification
-from spikezip_hf.conversion.calibration import FloatEngine, RangeEngine
+from spikezip_hf.conversion.calibration import ErrorEngine, FloatEngine, RangeEngine
 from spikezip_hf.models.quantization import LSQQuantizer, dequantize, quantize
 from tests.conftest import make_ann, make_images
 
@@ -138,6 +138,20 @@ def test_range_covers_both_ends(signed, x, expected):
     engine.fire(node, torch.tensor([x]))
     engine.fire(node, torch.zeros(1, 2))
     assert engine.ranges[node.name].item() == pytest.approx(expected)
+
+
+def test_small_errors_count_in_float16():
+    """Attention over many tokens: probabilities whose squared errors float16 cannot hold."""
+    node = LSQQuantizer(32, False, 1)
+    x = torch.softmax(torch.randn(1, 512, generator=torch.Generator().manual_seed(0)), -1)
+    candidates = {"": torch.tensor([[1.0], [0.5], [0.25]], dtype=torch.float64) * float(x.max()) / 31}
+    errors = []
+    for dtype in (torch.float32, torch.float16):
+        engine = ErrorEngine(candidates)
+        engine.fire(node, x.to(dtype))
+        errors.append(engine.errors[""].flatten())
+    assert bool((errors[1] > 0).all())
+    assert errors[1].argmin() == errors[0].argmin()
 
 
 class TestRefusals:

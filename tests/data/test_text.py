@@ -46,6 +46,11 @@ def test_columns_in_another_order_and_more_of_them(folder):
     assert data[0] == {"sentence": "good", "label": 1}
 
 
+def test_empty_column_at_the_end(folder):
+    write(folder, "train.tsv", "sentence\tlabel\t\ngood\t1\t\n")
+    assert load_text(str(folder))["train"][0] == {"sentence": "good", "label": 1}
+
+
 def test_folder_by_name(folder, monkeypatch):
     monkeypatch.setenv("SPIKEZIP_DATA", str(folder.parent))
     assert load_text("set")["train"].num_rows == 2
@@ -74,6 +79,7 @@ def test_missing_file(folder):
         ("sentence\tlabel\n", r"dev\.tsv has no examples"),
         ("sentence\tlabel\ngood\t1\nbad\tno\n", r"dev\.tsv, line 3: label 'no' is not a whole number"),
         ("sentence\tlabel\ngood\t-1\n", r"dev\.tsv, line 2: label '-1'"),
+        ("sentence\tlabel\ngood\t1\nbad\tworse\t0\n", r"dev\.tsv cannot be read: .*line 3.*may not hold tabs"),
     ],
 )
 def test_bad_files(folder, text, message):

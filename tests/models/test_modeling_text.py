@@ -73,8 +73,9 @@ class TestExactness:
         qann(**make_texts(qann.config, [3]), engine=recorder)
         assert list(recorder.levels) == qann.node_names == spiking(qann).node_names
 
-    def test_training_in_bfloat16_weights(self, architecture):
-        qann = make_text_qann(architecture).to(torch.bfloat16)
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+    def test_half_precision_is_exact_too(self, architecture, dtype):
+        qann = make_text_qann(architecture).to(dtype)
         certificate = verify_equivalence(qann, spiking(qann), make_texts(qann.config, LENGTHS))
         assert certificate.exact, str(certificate)
 
@@ -247,10 +248,15 @@ class TestProducts:
         assert "1 Tanh" in str(report)
         assert report.analog == []
 
-    def test_mode_is_kept(self, architecture):
+    def test_mode_of_every_module_is_kept(self, architecture):
         qann = make_text_qann(architecture, hidden_dropout_prob=0.5).train()
+        qann.base_model.embeddings.eval()  # as one freezes a part
         assert qann.product_inputs().analog == []
+        assert verify_equivalence(qann, spiking(qann), make_texts(qann.config, LENGTHS)).exact
+        qann.calibrate([make_texts(qann.config, LENGTHS)])
         assert qann.training
+        assert not qann.base_model.embeddings.training
+        assert not qann.base_model.embeddings.dropout.training
 
 
 class TestTasks:
@@ -383,6 +389,17 @@ class TestTraining:
             assert (one.grad is None) == (other.grad is None)
             assert one.grad is None or torch.equal(one.grad, other.grad), name
 
+    def test_a_trace_serves_padded_batches_too(self, architecture):
+        qann = make_text_qann(architecture).eval().requires_grad_(False)
+        ids = make_texts(qann.config, [6, 6])
+        padded = make_texts(qann.config, [6, 2])
+        with torch.no_grad():
+            order = ("input_ids", "attention_mask", "token_type_ids")
+            traced = torch.jit.trace(
+                lambda *inputs: qann(*inputs).logits, tuple(ids[key] for key in order), check_trace=False
+            )
+            assert torch.equal(traced(*(padded[key] for key in order)), qann(**padded).logits)
+
     def test_compiles_as_one_graph(self, architecture):
         """Without its checks, which need values; what they look for is in order here."""
         qann = make_text_qann(architecture).eval()
@@ -408,7 +425,12 @@ class TestErrors:
             (lambda t: t.update(input_ids=t["input_ids"][:, :0]), "neither of them empty"),
             (lambda t: t.update(attention_mask=t["attention_mask"][:, :5]), r"attention_mask must be .* \(4, 5\)"),
             (lambda t: t.update(attention_mask=torch.zeros(4, 1, 1, 12)), "attention_mask must be"),
-            (lambda t: t["attention_mask"][2].zero_(), "a text without any token"),
+            (lambda t: t["attention_mask"][2].zero_(), "A text has no tokens: attention_mask is 0"),
+            (
+                lambda t: t.update(input_ids=t["input_ids"].float()),
+                "input_ids must be int64 or int32",
+            ),
+            (lambda t: t.update(token_type_ids=t["token_type_ids"] > 0), "token_type_ids must be int64 or int32"),
             (lambda t: t.update(attention_mask=(1.0 - t["attention_mask"]) * -1e9), "must hold 1 for tokens and 0"),
             (lambda t: t["input_ids"].add_(60), "input_ids must be from 0 to 59, got"),
             (lambda t: t["input_ids"].sub_(60), "input_ids must be from 0 to 59, got -"),
@@ -422,6 +444,17 @@ class TestErrors:
         for model in models:
             with pytest.raises(ValueError, match=message):
                 model(**texts)
+
+    def test_nothing_but_padding(self, models):
+        ids = torch.full((1, 4), models[0].config.pad_token_id)
+        for model in models:
+            with pytest.raises(ValueError, match="A text has no tokens: input_ids hold the padding id"):
+                model(ids)
+
+    def test_embeddings_of_another_width(self, models):
+        for model in models:
+            with pytest.raises(ValueError, match=r"inputs_embeds must be 32 wide \(hidden_size\), got 31"):
+                model(inputs_embeds=torch.zeros(2, 3, 31))
 
     def test_position_limit(self, models, architecture):
         limit = 24 - (2 if architecture == "roberta" else 0)

@@ -30,9 +30,8 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("architecture", ["roberta"])
-def test_from_scratch_to_spikes(folder, tmp_path, architecture):
-    arguments = ["--data", folder, "--architecture", architecture, "--from-scratch", "--max-length", "32"]
+def test_from_scratch_to_spikes(folder, tmp_path):
+    arguments = ["--data", folder, "--architecture", "roberta", "--from-scratch", "--max-length", "32"]
     arguments += ["--epochs", "6", "--qat-epochs", "1", "--levels", "8", "--learning-rate", "5e-4"]
     arguments += ["--output", "out", "--results", "figures/results.json", "--time-steps", "200"]
     first = run(*map(str, arguments), cwd=tmp_path)
@@ -61,6 +60,11 @@ def test_from_scratch_to_spikes(folder, tmp_path, architecture):
         del figures["test"]["seconds"]
     assert again == results
 
+    # With other settings the networks that are there would not be what the figures say.
+    third = run(*map(str, [*arguments, "--seed", "1"]), cwd=tmp_path)
+    assert third.returncode == 1
+    assert "out/ann was trained with seed 0, now 1. Name another folder with --output." in third.stderr
+
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
@@ -69,6 +73,7 @@ def test_from_scratch_to_spikes(folder, tmp_path, architecture):
         (["--levels", "7"], "error: quantization_levels must be an even integer from 4 to 256, got 7"),
         (["--head-act", "gelu"], "error: head_act must be one of 'relu', 'tanh'"),
         (["--time-steps", "20"], "error: --time-steps must be at least 128, got 20"),
+        (["--simulate", "0"], "error: --simulate must be at least 1, got 0"),
     ],
 )
 def test_bad_input_is_refused_before_any_work(folder, tmp_path, arguments, message):

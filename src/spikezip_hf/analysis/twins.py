@@ -8,6 +8,7 @@ from transformers.utils.logging import tqdm
 
 from spikezip_hf.analysis.accuracy import accuracy
 from spikezip_hf.conversion.certificate import Certificate, certify
+from spikezip_hf.models.modeling_quantization import eval_mode
 
 
 @torch.no_grad()
@@ -15,6 +16,8 @@ def compare_twins(
     ann, qann, snn, batches: Iterable[Mapping[str, torch.Tensor]], steps: Sequence[int], max_steps: int
 ) -> dict:
     """Accuracy of the three networks, of the SNN after some numbers of steps and at equilibrium, with certificate.
+
+    Where a sample has not reached equilibrium, the last row is called by its number of steps.
 
     Args:
         ann, qann, snn: classifiers of the same inputs; the last two are twins.
@@ -42,7 +45,8 @@ def compare_twins(
         labels.append(batch["labels"].cpu())
         for name, network in (("ANN", ann), ("QANN", qann)):
             start = time.perf_counter()
-            logits_of[name].append(network.eval()(**inputs).logits.cpu())
+            with eval_mode(network):
+                logits_of[name].append(network(**inputs).logits.cpu())
             seconds[name] += time.perf_counter() - start
         start = time.perf_counter()
         run = snn.trajectory(**inputs, time_steps=max_steps, output_time_steps=True)
@@ -69,7 +73,7 @@ def compare_twins(
             row("ANN", "-", torch.cat(logits_of["ANN"])),
             row("QANN", "-", expected),
             *(row("SNN", count, logits[:, count - 1]) for count in steps),
-            row("SNN", "equilibrium", logits[:, -1]),
+            row("SNN", "equilibrium" if len(reached) == len(t_eq) else max_steps, logits[:, -1]),
         ],
         "at equilibrium": len(reached),
         "T_eq": {

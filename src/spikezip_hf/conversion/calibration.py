@@ -6,6 +6,7 @@ import torch
 from transformers.utils.logging import tqdm
 
 from spikezip_hf.models.engines import QuantEngine
+from spikezip_hf.models.modeling_quantization import eval_mode
 from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer, dequantize, quantize
 
 METHODS = ("lsq", "mse")
@@ -63,7 +64,8 @@ class ErrorEngine(FloatEngine):
         errors = []
         for scale in self.candidates[node.name]:
             levels = quantize(x, scale, node.min_level, node.max_level)
-            error = (dequantize(levels, scale, x.dtype) - x).detach().square()
+            # Squares of small errors are 0 in float16, and all candidates would look alike.
+            error = (dequantize(levels, scale, x.dtype) - x).detach().to(levels.dtype).square()
             errors.append(reduce_to_scales(node, error, sum_exactly))
         self.errors[node.name] = self.errors.get(node.name, 0) + torch.stack(errors)
         return x
@@ -117,18 +119,14 @@ def calibrate(model, batches: Iterable[Mapping[str, torch.Tensor]], method: str,
 @torch.no_grad()
 def observe(model, batches, engine):
     """Run the float network over `batches` on an observing engine, in eval mode; returns the engine."""
-    training = model.training
-    model.eval()
     seen = 0
-    try:
+    with eval_mode(model):
         for batch in tqdm(batches, desc="calibrating", unit="batch"):
             if not isinstance(batch, Mapping):
                 raise ValueError(f"Each of batches must be a dict of model inputs, got {type(batch).__name__}.")
             inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
             model(**inputs, engine=engine)
             seen += 1
-    finally:
-        model.train(training)
     if not seen:
         raise ValueError("batches is empty: calibration needs at least one batch of model inputs.")
     return engine

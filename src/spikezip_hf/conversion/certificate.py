@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from spikezip_hf.models.engines import RecordingEngine
+from spikezip_hf.models.modeling_quantization import eval_mode
 from spikezip_hf.models.simulation import Trajectory
 
 
@@ -107,13 +108,9 @@ def certify(qann, snn, inputs: Mapping[str, torch.Tensor], run: Trajectory, time
         run: what `snn.trajectory(**inputs)` returned.
         time_steps: most steps that it was given.
     """
-    training = qann.training
-    qann.eval()
-    try:
-        recorder = RecordingEngine()
+    recorder = RecordingEngine()
+    with eval_mode(qann):
         expected = qann(**inputs, engine=recorder)[snn.readout]
-    finally:
-        qann.train(training)
 
     mismatches = {name: int((run.levels[name] != levels).sum()) for name, levels in recorder.levels.items()}
     mismatches = {name: count for name, count in mismatches.items() if count}

@@ -58,7 +58,12 @@ def load_text(name: str) -> DatasetDict:
 
 def read_table(path: Path) -> "pandas.DataFrame":
     """One file, checked."""
-    table = pandas.read_csv(path, sep="\t", quoting=csv.QUOTE_NONE, keep_default_na=False, dtype=str)
+    try:
+        table = pandas.read_csv(
+            path, sep="\t", quoting=csv.QUOTE_NONE, keep_default_na=False, dtype=str, index_col=False
+        )
+    except pandas.errors.ParserError as error:
+        raise ValueError(f"{path} cannot be read: {str(error).strip()}. A text may not hold tabs.") from error
     absent = [column for column in COLUMNS if column not in table.columns]
     if absent or not len(table):
         problem = f"has no column {absent[0]!r}, only {list(table.columns)}" if absent else "has no examples"

@@ -151,5 +151,9 @@ def derive_config(config_class, source, **fields):
                 f"{name} of the network to convert is {getattr(source, name)!r} and cannot become {value!r} here: it "
                 "would be another network."
             )
+    if "id2label" in fields and len(fields["id2label"]) != source.num_labels:
+        raise ValueError(
+            f"id2label names {len(fields['id2label'])} labels, the network to convert has {source.num_labels}."
+        )
     inherited = {key: value for key, value in source.to_dict().items() if key not in PROVENANCE_FIELDS}
     return config_class.from_dict({**inherited, **fields})

@@ -1,7 +1,8 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
 """What Quant and Spike models of every architecture share: safe loading, calibration, conversion, simulation."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from transformers import PreTrainedModel, initialization as init
@@ -19,11 +20,35 @@ EXECUTIONS = ("cumulative", "event", "equilibrium")
 STOPS = ("equilibrium", "never")
 
 
+@contextmanager
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    """Eval mode inside; each module's own mode again afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 class TwinPreTrainedModel(PreTrainedModel):
     """Base of all Quant and Spike models: a quantized network and its spiking twin have the same parts."""
 
     _keep_in_fp32_modules_strict = ["scale"]  # thresholds stay exact when weights are loaded in half precision
     accepts_loss_kwargs = False  # the loss is a mean over the batch; Trainer divides by accumulation steps
+
+    def post_init(self):
+        super().post_init()
+        # What a base model overlooks in a file is not for the model around it to overlook.
+        self._keys_to_ignore_on_load_unexpected = set(
+            getattr(type(self), "_keys_to_ignore_on_load_unexpected", None) or ()
+        )
+
+    @property
+    def construction(self) -> dict:
+        """Arguments of the constructor, beside the config, that make a model with the same parts."""
+        return {}
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -60,12 +85,8 @@ class TwinPreTrainedModel(PreTrainedModel):
         Observed in a forward pass over `dummy_inputs`, so it says what is, not what was meant to be.
         """
         engine = ProvenanceEngine()
-        training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             self.network(self.prepare(**self.dummy_inputs), engine)
-        finally:
-            self.train(training)
         return ProductReport(engine.products, engine.operators)
 
     @property
@@ -84,12 +105,21 @@ class TwinPreTrainedModel(PreTrainedModel):
         want_info = kwargs.pop("output_loading_info", False)
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
-        model.check_loaded(str(pretrained_model_name_or_path), sorted({*info["missing_keys"], *mismatched}))
+        missing = sorted({*info["missing_keys"], *mismatched})
+        model.check_loaded(str(pretrained_model_name_or_path), missing, sorted(info["unexpected_keys"]))
         return (model, info) if want_info else model
 
-    def check_loaded(self, source: str, missing_keys: list[str]) -> None:
-        """Raise ValueError if what was loaded from `source` is not a usable model of this class."""
-        missing_scales = [key for key in missing_keys if key.endswith((".scale", ".initialized"))]
+    def check_loaded(self, source: str, missing_keys: list[str], unexpected_keys: list[str]) -> None:
+        """Raise ValueError if what was loaded from `source` is not a usable model of this class.
+
+        A part that is missing whole, weights and all, is a new head, to be trained: its scales may be missing too.
+        """
+        new_parts = {key.rsplit(".", 2)[0] for key in missing_keys if key.endswith(".weight")}
+        missing_scales = [
+            key
+            for key in missing_keys
+            if key.endswith((".scale", ".initialized")) and key.rsplit(".", 2)[0] not in new_parts
+        ]
         if missing_scales:
             raise ValueError(
                 f"{source} holds no scales of the right size for this network (first: {missing_scales[0]}), so it is "
@@ -226,14 +256,19 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         qann.check_nodes()
         config = derive_config(cls.config_class, qann.config, **config_fields)
         with torch.device("meta"):
-            snn = cls(config)
+            snn = cls(config, **qann.construction)
         snn.to_empty(device=qann.device)
         # Assigning and not copying keeps each tensor's own type; the clone keeps the twins apart.
         snn.load_state_dict({key: value.clone() for key, value in qann.state_dict().items()}, assign=True)
         return snn.eval()
 
-    def check_loaded(self, source: str, missing_keys: list[str]) -> None:
-        super().check_loaded(source, missing_keys)
+    def check_loaded(self, source: str, missing_keys: list[str], unexpected_keys: list[str]) -> None:
+        super().check_loaded(source, missing_keys, unexpected_keys)
+        if unexpected_keys:
+            raise ValueError(
+                f"{source} holds {', '.join(unexpected_keys[:3])}, which {type(self).__name__} does not have: it is a "
+                "checkpoint of another class. Load it with that, or with the AutoModel of its task."
+            )
         if missing_keys:
             raise ValueError(
                 f"{source} lacks {', '.join(missing_keys[:3])}{' ...' if len(missing_keys) > 3 else ''}: "

@@ -163,6 +163,8 @@ class ViTPreTrainedModel(TwinPreTrainedModel):
 class ViTNetwork(ViTPreTrainedModel):
     """Embeddings, encoder layers and final LayerNorm, written once for both twins."""
 
+    _keys_to_ignore_on_load_unexpected = {r"^classifier\."}  # a checkpoint with a head has more than the network
+
     def __init__(self, config):
         super().__init__(config)
         self.embeddings = ViTEmbeddings(config)

@@ -45,7 +45,7 @@ class QuantTextModel(QuantPreTrainedModel, TextNetwork):
 
         Args:
             input_ids: (B, N) token ids; or `inputs_embeds`, (B, N, hidden), instead.
-            attention_mask: (B, N), 1 for tokens and 0 for padding on any side, of any type. Left out: what has the
+            attention_mask: (B, N), 1 for tokens and 0 for padding at either end, of any type. Left out: what has the
                 padding id is padding.
             token_type_ids: (B, N), 0 for the first and 1 for the second text of a pair.
             position_ids: (B, N); counted from the first token by default.

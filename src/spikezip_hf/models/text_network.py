@@ -204,11 +204,11 @@ class TextPreTrainedModel(TwinPreTrainedModel):
         """The inputs checked, and those left out filled in.
 
         Without a mask, tokens are all but those with the padding id. Positions count from the first token, whatever
-        padding stands before it.
+        padding stands before it, and through padding inside a text, if there is any.
 
         Raises:
-            ValueError: shapes that do not fit, ids out of range, a mask of other values than 0 and 1, a text without
-                tokens, or more tokens than the network has positions; the message names the argument.
+            ValueError: shapes or types that do not fit, ids out of range, a mask of other values than 0 and 1, a text
+                without tokens, or more tokens than the network has positions; the message names the argument.
         """
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
@@ -217,6 +217,10 @@ class TextPreTrainedModel(TwinPreTrainedModel):
             raise ValueError(
                 "input_ids must be (batch, length), inputs_embeds (batch, length, hidden_size), neither of them "
                 f"empty; got {tuple(given.shape)}."
+            )
+        if inputs_embeds is not None and inputs_embeds.shape[-1] != self.config.hidden_size:
+            raise ValueError(
+                f"inputs_embeds must be {self.config.hidden_size} wide (hidden_size), got {inputs_embeds.shape[-1]}."
             )
         shape = given.shape[:2]
         for name, tensor in (
@@ -253,7 +257,8 @@ class TextPreTrainedModel(TwinPreTrainedModel):
         else:
             tokens = torch.ones(given.shape[:2], dtype=torch.bool, device=given.device)
         if not torch.compiler.is_compiling() and not bool(tokens.any(1).all()):
-            raise ValueError("attention_mask leaves a text without any token.")
+            why = "attention_mask is 0" if attention_mask is not None else "input_ids hold the padding id"
+            raise ValueError(f"A text has no tokens: {why} at all its positions.")
         return tokens
 
     def positions(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -261,21 +266,23 @@ class TextPreTrainedModel(TwinPreTrainedModel):
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         positions = steps - tokens.int().argmax(1, keepdim=True)
         if tokens.shape[1] > self.max_tokens and not torch.compiler.is_compiling():
-            longest = 1 + int(positions.masked_fill(~tokens, 0).max())
+            longest = 1 + int(positions[tokens].max())
             if longest > self.max_tokens:
                 raise ValueError(
                     f"input_ids holds a text of {longest} tokens, but the network has positions for {self.max_tokens} "
                     "(max_position_embeddings): truncate it, tokenizer(..., truncation=True, "
                     f"max_length={self.max_tokens})."
                 )
-        # Padding may lie outside; which embedding it gets does not matter.
-        return positions.clamp(0, self.max_tokens - 1) + self.first_position
+        # Padding may lie outside, so it gets a position that exists; which, does not matter.
+        return positions.masked_fill(~tokens, 0) + self.first_position
 
     @staticmethod
     def check_ids(name: str, ids: torch.Tensor | None, size: int) -> None:
         """Raise ValueError if an id is not one of `size` rows: on a GPU the look-up itself could not say so."""
         if ids is None or torch.compiler.is_compiling():
             return
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise ValueError(f"{name} must be int64 or int32, got {ids.dtype}.")
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= size:
             raise ValueError(f"{name} must be from 0 to {size - 1}, got {low if low < 0 else high}.")
@@ -285,7 +292,7 @@ class TextNetwork(TextPreTrainedModel):
     """Embeddings and encoder layers, written once for both architectures and both twins."""
 
     # A checkpoint with a head has more than the network in it.
-    _keys_to_ignore_on_load_unexpected = [r"(^|\.)pooler\.", r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected = {r"(^|\.)pooler\.", r"^classifier\."}
 
     def __init__(self, config, add_pooling_layer: bool = False):
         super().__init__(config)
@@ -294,6 +301,10 @@ class TextNetwork(TextPreTrainedModel):
         self.pooler = HeadHidden(config) if add_pooling_layer else None
         name_operators(self)
         self.post_init()
+
+    @property
+    def construction(self):
+        return {"add_pooling_layer": self.pooler is not None}
 
     def get_input_embeddings(self):
         return self.embeddings.word_embeddings
@@ -305,7 +316,9 @@ class TextNetwork(TextPreTrainedModel):
         """One pass on `engine`: last hidden state (rows, N, hidden), and (rows, hidden) of a pooler."""
         output_hidden_states, output_attentions = self.output_flags(output_hidden_states, output_attentions)
         tokens = text.attention_mask
-        padded = torch.compiler.is_compiling() or not bool(tokens.all())
+        # A graph is kept for other batches, so it may not depend on there being no padding in this one.
+        in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
+        padded = in_graph or not bool(tokens.all())
         engine.attend(tokens if padded else None)
         bias = self.padding_bias(tokens) if padded else None
 
