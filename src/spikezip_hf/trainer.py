@@ -21,6 +21,15 @@ class KeepScalesPositive(TrainerCallback):
                 module.scale.data.clamp_(min=MIN_SCALE)
 
 
+def check_soft_labels(config) -> None:
+    """Raise ValueError if the task of a model with this config is another than choosing one label."""
+    if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
+        raise ValueError(
+            "Soft labels are for single-label classification, problem_type says "
+            f"{config.problem_type!r} with {config.num_labels} labels: leave teacher_model out."
+        )
+
+
 class QATTrainer(Trainer):
     """Trainer of a Quant model: calibrates scales first, then trains weights and scales, with a teacher if given.
 
@@ -48,7 +57,7 @@ class QATTrainer(Trainer):
         if not isinstance(args, QATTrainingArguments):
             raise TypeError(f"args must be QATTrainingArguments, got {type(args).__name__}.")
         if teacher_model is not None:
-            self.check_soft_labels(model.config)
+            check_soft_labels(model.config)
         if teacher_model is not None and teacher_model.config.num_labels != model.config.num_labels:
             raise ValueError(
                 f"The teacher has {teacher_model.config.num_labels} labels, the model {model.config.num_labels}."
@@ -60,15 +69,6 @@ class QATTrainer(Trainer):
         if teacher_model is not None:
             self.teacher = teacher_model.to(self.args.device).eval()
         self.add_callback(KeepScalesPositive())
-
-    def check_soft_labels(self, config=None) -> None:
-        """Raise ValueError if the task is another than choosing one label."""
-        config = self.model.config if config is None else config
-        if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
-            raise ValueError(
-                "Soft labels are for single-label classification, problem_type says "
-                f"{config.problem_type!r} with {config.num_labels} labels: leave teacher_model out."
-            )
 
     def train(self, *args, **kwargs):
         """Trainer.train, after setting from training data the scales that are not set yet."""
@@ -105,7 +105,7 @@ class QATTrainer(Trainer):
         loss = outputs.loss
         if self.teacher is not None and self.args.distillation_weight and model.training:
             # Known for sure only now: transformers reads the problem type off the first labels.
-            self.check_soft_labels()
+            check_soft_labels(self.model.config)
             with torch.no_grad(), self.accelerator.autocast():  # the teacher as fast as the model
                 teacher_logits = self.teacher(**{key: x for key, x in inputs.items() if key != "labels"}).logits
             student_logits = outputs.logits
