@@ -1,5 +1,6 @@
-"""The training script, whole, on texts made here: half a minute of a very small life."""
+"""The training script, whole, on texts made here: a very small life; and what it is made of."""
 
+import importlib
 import json
 import random
 import subprocess
@@ -7,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from tests.conftest import make_text_ann, make_texts
 
 SCRIPT = Path(__file__).parents[2] / "training" / "text_classification.py"
 GOOD, BAD = ["great", "superb"], ["awful", "dull"]
@@ -76,9 +80,44 @@ def test_from_scratch_to_spikes(folder, tmp_path):
         (["--simulate", "0"], "error: --simulate must be at least 1, got 0"),
     ],
 )
-def test_bad_input_is_refused_before_any_work(folder, tmp_path, arguments, message):
-    result = run("--data", str(folder), "--from-scratch", *arguments, cwd=tmp_path)
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+def test_bad_input_is_refused_before_any_work(folder, tmp_path, arguments, message, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, "--data", str(folder), "--from-scratch", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        importlib.import_module(SCRIPT.stem).main()
+    assert str(stop.value).startswith(message)
+    assert "\n" not in str(stop.value)
     assert not (tmp_path / "outputs").exists()
+
+
+def test_encoder_of_another_architecture_is_refused(folder, tmp_path, monkeypatch):
+    make_text_ann("roberta").save_pretrained(tmp_path / "encoder")
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    arguments = ["--data", str(folder), "--model", str(tmp_path / "encoder"), "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", [SCRIPT.name, *arguments])
+    with pytest.raises(SystemExit, match="is a checkpoint of 'roberta', which cannot become 'bert'"):
+        importlib.import_module(SCRIPT.stem).main()
+
+
+def test_roberta_from_bert_is_the_same_encoder(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    bert = make_text_ann("bert", "Model", dtype=torch.float64)
+    roberta = importlib.import_module("encoders").roberta_from_bert(bert, {"num_labels": 5}).double().eval()
+    texts = make_texts(bert.config, [12, 5])
+    with torch.no_grad():
+        ours, theirs = (model(**texts).last_hidden_state for model in (roberta.roberta, bert))
+    real = texts["attention_mask"] == 1
+    assert torch.equal(ours[real], theirs[real])
+    assert roberta.config.num_labels == 5
+    assert roberta.config.max_position_embeddings == bert.config.max_position_embeddings + 1
+
+
+def test_character_tokenizer(monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    tokenizer = importlib.import_module("encoders").character_tokenizer(["房间很好 OK", "房间不好 ok!"], max_length=8)
+    assert tokenizer.convert_ids_to_tokens(tokenizer("房间好 ok")["input_ids"]) == [
+        *("[CLS]", "房", "间", "好", "o", "##k", "[SEP]")
+    ]
+    assert tokenizer.unk_token_id in tokenizer("很")["input_ids"]  # only once in the texts
+    assert len(tokenizer("好" * 50, truncation=True)["input_ids"]) == 8
