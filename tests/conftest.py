@@ -17,6 +17,8 @@ from transformers import (
 
 import spikezip_hf
 from spikezip_hf import QuantViTForImageClassification
+from spikezip_hf.models.engines import QuantEngine
+from spikezip_hf.models.quantization import ratio
 
 
 @pytest.fixture(autouse=True)
@@ -147,3 +149,23 @@ def make_texts(config, lengths: list[int], seed: int = 7, side: str = "right", e
         batch["token_type_ids"][row, where] = (torch.arange(length) >= length // 2).long()
         batch["attention_mask"][row, where] = 1
     return batch
+
+
+class TieEngine(QuantEngine):
+    """Keeps the distance of every x/s from the nearest half-integer, {node: (B, ...)}."""
+
+    def __init__(self):
+        self.distances = {}
+
+    def emit(self, node, current):
+        position = ratio(current, node.scale) + 0.5
+        self.distances[node.name] = (position - position.round()).abs()
+        return super().emit(node, current)
+
+
+@torch.no_grad()
+def tie_distances(qann, **inputs) -> dict[str, torch.Tensor]:
+    """How close each neuron stands to a tie in the QANN's forward pass: where rounding may move its level."""
+    engine = TieEngine()
+    qann.eval()(**inputs, engine=engine)
+    return engine.distances

@@ -15,7 +15,7 @@ from spikezip_hf import (
     SpikeViTForImageClassification,
     SpikeViTModel,
 )
-from tests.conftest import make_images, make_qann
+from tests.conftest import make_images, make_qann, tie_distances
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 TINY_IMAGE = {"image_size": 8, "patch_size": 4}
@@ -98,7 +98,7 @@ class TestNothingLeaks:
         snn = SpikeViTForImageClassification.from_quantized(qann, time_steps=300)
         images = make_images(qann.config, 64)
         together = snn.trajectory(images).levels
-        nearest = tie_distances(qann, images)
+        nearest = tie_distances(qann, pixel_values=images)
         for sample in range(0, 64, 4):
             alone = snn.trajectory(images[sample : sample + 1]).levels
             for name in together:
@@ -106,25 +106,6 @@ class TestNothingLeaks:
                 if bool(differs.any()):  # the first node that differs: its own input is at a tie to float32's rounding
                     assert float(nearest[name][sample : sample + 1][differs].max()) < 1e-4
                     break
-
-
-def tie_distances(qann, images):
-    """{node: (B, ...)} distance of x/s from the nearest half-integer, on the QANN's forward pass."""
-    from spikezip_hf.models.engines import QuantEngine
-    from spikezip_hf.models.quantization import ratio
-
-    class TieEngine(QuantEngine):
-        distances = {}
-
-        def fire(self, node, current):
-            position = ratio(current, node.scale) + 0.5
-            self.distances[node.name] = (position - position.round()).abs()
-            return super().fire(node, current)
-
-    engine = TieEngine()
-    with torch.no_grad():
-        qann.eval()(images, engine=engine)
-    return engine.distances
 
 
 class TestOutputs:

@@ -49,7 +49,7 @@ class QuantEngine:
         tokens = self.token_rows()
         if tokens is None or current.dim() < 3:
             return current
-        padding = ~tokens.reshape(len(tokens), *(1,) * (current.dim() - 3), -1, 1)
+        padding = ~tokens.reshape(tokens.shape[0], *(1,) * (current.dim() - 3), -1, 1)
         return current.masked_fill(padding.to(current.device), 0.0)
 
     def neurons(self, current: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class QuantEngine:
         tokens = self.token_rows()
         if tokens is None:
             return x[:, 0]
-        return x[torch.arange(len(x), device=x.device), tokens.int().argmax(1).to(x.device)]
+        return x[torch.arange(x.shape[0], device=x.device), tokens.int().argmax(1).to(x.device)]
 
     def encode(self, module: nn.Module, inputs: torch.Tensor, per_step: bool = False) -> torch.Tensor:
         """Current that the affine `module` makes of the inputs: static, (B, ...), or `per_step`, (B, F, ...).
