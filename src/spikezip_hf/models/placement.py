@@ -17,8 +17,8 @@ class ProductReport:
     Attributes:
         products: {name: (left, right)}, each side "spikes", "weights" (static) or "analog".
         operators: {name: kind} of the non-linear operators other than activation nodes. They act on accumulated
-            potentials (paper Eq. 5), so they are analog by nature: Softmax, LayerNorm, and Tanh where a head has one. The
-            LayerNorm of a text's embeddings is not among them: it belongs to the input, a static current.
+            potentials (paper Eq. 5), so they are analog by nature: Softmax, LayerNorm, and Tanh where a head has one.
+            The LayerNorm of a text's embeddings is not among them: it belongs to the input, a static current.
     """
 
     products: dict[str, tuple[str, str]]
