@@ -11,9 +11,9 @@ from spikezip_hf import (
     SpikeViTForImageClassification,
     verify_equivalence,
 )
-from spikezip_hf.distillation import soft_label_loss
+from spikezip_hf.training.distillation import soft_label_loss
 from spikezip_hf.models.quantization import MIN_SCALE
-from spikezip_hf.optim import parameter_groups, scale_parameter_names
+from spikezip_hf.training.optim import parameter_groups, scale_parameter_names
 from tests.conftest import (
     ARCHITECTURES,
     make_ann,

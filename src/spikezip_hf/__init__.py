@@ -30,8 +30,8 @@ from spikezip_hf.models.modeling_spike_vit import (
     SpikeViTForImageClassification,
     SpikeViTModel,
 )
-from spikezip_hf.trainer import QATTrainer
-from spikezip_hf.training_args import QATTrainingArguments
+from spikezip_hf.training.trainer import QATTrainer
+from spikezip_hf.training.arguments import QATTrainingArguments
 
 __version__ = "0.1.0"
 

@@ -28,7 +28,7 @@ try:
 
     from spikezip_hf.analysis.plots import plot_accuracy_over_time
     from spikezip_hf.data import load_digits
-    from spikezip_hf.trainer import QATTrainer
+    from spikezip_hf.training.trainer import QATTrainer
 except ImportError as error:
     sys.exit(f"The demo needs more than the models do ({error}): pip install 'spikezip-hf[demo]'")
 

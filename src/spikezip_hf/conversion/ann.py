@@ -82,6 +82,7 @@ def quantize_ann(
     left_over = [key for key in missing if not key.endswith((".scale", ".initialized"))] + unexpected
     if left_over:
         raise ValueError(f"{', '.join(left_over[:5])}: weights of a part that {quant_class.__name__} does not have.")
+    qann.fit_weights()
     if getattr(config, "head_act", None) == "relu" and "ForSequenceClassification" in quant_class.__name__:
         logger.warning(
             f"The tanh in the head of {source.__name__} became ReLU (head_act='relu'): train the quantized model "

@@ -82,11 +82,12 @@ def reduce_to_scales(node: LSQQuantizer, x: torch.Tensor, reduce) -> torch.Tenso
 
 
 def calibrate(model, batches: Iterable[Mapping[str, torch.Tensor]], method: str, overwrite: bool) -> None:
-    """The function behind `QuantPreTrainedModel.calibrate`; see there. Sets all scales, or none."""
+    """The function behind `QuantPreTrainedModel.calibrate`; see there. Sets the scales of all nodes, or of none."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}.")
     if isinstance(batches, Mapping):
         raise ValueError("batches must be an iterable of dicts of model inputs, not one dict: pass [batch].")
+    model.fit_weights(overwrite)
     if method == "lsq":
         means = observe(model, batches, MeanEngine())
         # LSQ's initialisation (Esser et al. 2019, section 2.1): 2 E|x| / sqrt(S_max).

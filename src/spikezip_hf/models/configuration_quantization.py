@@ -6,6 +6,7 @@ from numbers import Integral
 
 from .quantization import level_bounds
 
+WEIGHT_BITS = (None, 8)
 GRANULARITIES = ("per_tensor", "per_channel", "mixed")
 FIRING_SCHEDULES = ("synchronous", "layerwise")
 NODE_PLACEMENTS = ("full", "reference")
@@ -27,7 +28,7 @@ def check_positive_integer(name: str, value: object) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple) -> None:
     """Raises ValueError, naming the field, unless `value` is one of `choices`."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
@@ -44,14 +45,23 @@ class QuantizationFields:
             "mixed", one for each channel of the nodes as wide as the hidden state (embeddings, LayerNorms, outputs),
             where a few channels are huge, and one in all inside attention and MLP. Attention probabilities, whose last
             dimension is positions, always have one in all.
+        weight_bits: None for weights in floating point; 8 for weights of 8 bits in every linear map, convolution and
+            head, with one scale for each output channel. Embeddings and LayerNorms, no products, keep theirs.
+        drop_path_rate: in training, share of samples for which a residual branch is left out in the last layer; it
+            grows from 0 in the first. Without effect on what a trained network computes.
     """
 
     quantization_levels: int = 32
     scale_granularity: str = "per_tensor"
+    weight_bits: int | None = None
+    drop_path_rate: float = 0.0
 
     def check_quantization(self) -> None:
         level_bounds(self.quantization_levels, signed=True)
         check_choice("scale_granularity", self.scale_granularity, GRANULARITIES)
+        check_choice("weight_bits", self.weight_bits, WEIGHT_BITS)
+        if not 0.0 <= self.drop_path_rate < 1.0:
+            raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
         if getattr(self, "hidden_act", "relu") != "relu":
             raise ValueError(
                 f"hidden_act must be 'relu', got {self.hidden_act!r}: an unsigned neuron is a ReLU. Fine-tune the "  # type: ignore[attr-defined]
@@ -132,6 +142,7 @@ FREE_FIELDS = (
     "hidden_dropout_prob",
     "attention_probs_dropout_prob",
     "classifier_dropout",
+    "drop_path_rate",
 )
 # Fields that say where a config came from.
 PROVENANCE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")

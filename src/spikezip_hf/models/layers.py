@@ -1,6 +1,7 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""What networks of several architectures are built from: activation nodes, and the core of self-attention."""
+"""What networks of several architectures are built from: activation nodes, drop path, the core of self-attention."""
 
+import torch
 from torch import nn
 
 from .operators import MatMul, Softmax
@@ -19,6 +20,32 @@ def activation_node(
     granularity = config.scale_granularity
     per_channel = not over_positions and (granularity == "per_channel" or (granularity == "mixed" and not inner))
     return LSQQuantizer(config.quantization_levels, signed, num_features, per_channel, stage)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): in training, a residual branch is left out for a sample.
+
+    Args:
+        rate: probability to leave it out; kept branches are scaled up by 1 / (1 - rate).
+    """
+
+    def __init__(self, rate: float):
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or not self.rate:
+            return x
+        kept = x.new_empty(x.shape[0], *(1,) * (x.dim() - 1)).bernoulli_(1 - self.rate)
+        return x * (kept / (1 - self.rate))
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3g}"
+
+
+def drop_path(rate: float, stage: int, num_layers: int) -> DropPath:
+    """Drop path of layer `stage`: from nothing at the first layer to `rate` at the last, as in timm."""
+    return DropPath(rate * stage / max(num_layers - 1, 1))
 
 
 class SelfAttentionCore(nn.Module):

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput, logging
 from .configuration_quantization import check_choice, check_positive_integer, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .placement import ProductReport, ProvenanceEngine
-from .quantization import LSQQuantizer
+from .quantization import LSQQuantizer, Quantizer, WeightQuantizer
 from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, confirm_levels, simulate
 
 logger = logging.get_logger(__name__)
@@ -53,7 +53,7 @@ class TwinPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
-        if isinstance(module, LSQQuantizer):
+        if isinstance(module, Quantizer):
             init.constant_(module.scale, module.default_scale)
             init.zeros_(module.initialized)
 
@@ -61,6 +61,11 @@ class TwinPreTrainedModel(PreTrainedModel):
     def nodes(self) -> list[LSQQuantizer]:
         """Activation nodes, in the order in which a forward pass reaches them."""
         return [module for module in self.modules() if isinstance(module, LSQQuantizer)]
+
+    @property
+    def quantizers(self) -> list[Quantizer]:
+        """Everything with a learned scale: the nodes, and the quantizers of weights where `weight_bits` is set."""
+        return [module for module in self.modules() if isinstance(module, Quantizer)]
 
     def prepare(self, **inputs):
         """The model's inputs checked and completed, as `network` takes them."""
@@ -114,7 +119,9 @@ class TwinPreTrainedModel(PreTrainedModel):
 
         A part that is missing whole, weights and all, is a new head, to be trained: its scales may be missing too.
         """
-        new_parts = {key.rsplit(".", 2)[0] for key in missing_keys if key.endswith(".weight")}
+        new_weights = [key for key in missing_keys if key.endswith(".weight")]
+        # A node stands beside the new linear map, the quantizer of its weight within.
+        new_parts = {key.rsplit(".", depth)[0] for key in new_weights for depth in (1, 2)}
         missing_scales = [
             key
             for key in missing_keys
@@ -129,13 +136,13 @@ class TwinPreTrainedModel(PreTrainedModel):
         self.check_nodes(allow_uncalibrated=True)
 
     def check_nodes(self, allow_uncalibrated: bool = False) -> None:
-        """Raise ValueError, naming the first node whose scale cannot be used as a threshold."""
-        for node in self.nodes:
-            if allow_uncalibrated and not bool(node.initialized):
+        """Raise ValueError, naming the first quantizer whose scale cannot be used."""
+        for quantizer in self.quantizers:
+            if allow_uncalibrated and not bool(quantizer.initialized):
                 continue
-            if problem := node.problem():
+            if problem := quantizer.problem():
                 raise ValueError(
-                    f"{node.name}.scale {problem}. Calibrate the quantized model with calibrate(batches), or train it "
+                    f"{quantizer.name}.scale {problem}. Calibrate the quantized model with calibrate(batches), or train it "
                     "with a lower learning rate for scales if training broke it."
                 )
 
@@ -152,11 +159,30 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
         self.warn_if_uncalibrated()
         return QuantEngine()
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether every scale was set, by `calibrate`, training or a checkpoint."""
+        return all(bool(quantizer.initialized) for quantizer in self.quantizers)
+
+    def fit_weights(self, overwrite: bool = True) -> None:
+        """Set the scales of quantized weights from the weights.
+
+        Args:
+            overwrite: also those that are set already.
+
+        Raises:
+            ValueError: a weight is not finite; names it.
+        """
+        for module in self.modules():
+            quantizer = getattr(module, "weight_quantizer", None)
+            if isinstance(quantizer, WeightQuantizer) and (overwrite or not bool(quantizer.initialized)):
+                quantizer.fit(module.weight)
+
     def warn_if_uncalibrated(self) -> None:
         """Say once that the answers of a model mean nothing before its scales are set."""
         if self._seen_calibrated or torch.compiler.is_compiling():
             return
-        self._seen_calibrated = all(bool(node.initialized) for node in self.nodes)
+        self._seen_calibrated = self.calibrated
         if not self._seen_calibrated:
             logger.warning_once(
                 f"The scales of this {type(self).__name__} were never set, so its answers mean little: call "
@@ -184,7 +210,7 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
         return quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
 
     def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "mse", overwrite: bool = True):
-        """Set every scale from data: a forward pass of the float network over `batches`.
+        """Set every scale: of weights from the weights, of nodes from a forward pass without nodes over `batches`.
 
         Args:
             batches: dicts of model inputs; labels are ignored. A few hundred samples are enough.

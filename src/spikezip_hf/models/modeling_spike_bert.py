@@ -44,7 +44,7 @@ class BertSequenceClassifierNetwork(BertPreTrainedModel, SequenceClassifierNetwo
         self.num_labels = config.num_labels
         self.bert = self.base_class(config, add_pooling_layer=True)
         self.dropout = head_dropout(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels, weight_bits=config.weight_bits)
         name_operators(self.classifier, "classifier")
         self.post_init()
 

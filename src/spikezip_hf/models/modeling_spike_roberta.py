@@ -42,7 +42,7 @@ class RobertaClassificationHead(HeadHidden):
     def __init__(self, config):
         super().__init__(config)
         self.dropout = head_dropout(config)
-        self.out_proj = Linear(config.hidden_size, config.num_labels)
+        self.out_proj = Linear(config.hidden_size, config.num_labels, weight_bits=config.weight_bits)
 
     def forward(self, first_token, engine):
         hidden = self.hidden(self.dropout(first_token), engine)

@@ -17,7 +17,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_spike_vit import QuantViTConfig, SpikeViTConfig
 from .engines import QuantEngine
-from .layers import SelfAttentionCore, activation_node
+from .layers import SelfAttentionCore, activation_node, drop_path
 from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
 from .operators import Conv2d, LayerNorm, Linear, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
@@ -39,6 +39,7 @@ class ViTPatchEmbeddings(nn.Module):
             config.hidden_size,
             kernel_size=pair(config.patch_size),
             stride=pair(config.patch_size),
+            weight_bits=config.weight_bits,
         )
         self.node = activation_node(config, config.hidden_size, stage=0)
 
@@ -73,10 +74,10 @@ class ViTAttention(SelfAttentionCore):
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         width = config.num_attention_heads * head_dim
         super().__init__(config, width, stage)
-        self.q_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.k_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.v_proj = Linear(config.hidden_size, width, bias=config.qkv_bias)
-        self.o_proj = Linear(width, config.hidden_size)
+        self.q_proj = Linear(config.hidden_size, width, config.qkv_bias, config.weight_bits)
+        self.k_proj = Linear(config.hidden_size, width, config.qkv_bias, config.weight_bits)
+        self.v_proj = Linear(config.hidden_size, width, config.qkv_bias, config.weight_bits)
+        self.o_proj = Linear(width, config.hidden_size, weight_bits=config.weight_bits)
         self.output_node = activation_node(config, config.hidden_size, stage)
 
     def forward(self, x, engine):
@@ -90,9 +91,9 @@ class ViTMLP(nn.Module):
 
     def __init__(self, config, stage: int):
         super().__init__()
-        self.fc1 = Linear(config.hidden_size, config.intermediate_size)
+        self.fc1 = Linear(config.hidden_size, config.intermediate_size, weight_bits=config.weight_bits)
         self.hidden_node = activation_node(config, config.intermediate_size, stage, signed=False, inner=True)
-        self.fc2 = Linear(config.intermediate_size, config.hidden_size)
+        self.fc2 = Linear(config.intermediate_size, config.hidden_size, weight_bits=config.weight_bits)
         self.output_node = activation_node(config, config.hidden_size, stage)
 
     def forward(self, x, engine):
@@ -112,14 +113,15 @@ class ViTLayer(GradientCheckpointingLayer):
         self.layernorm_after_node = activation_node(config, config.hidden_size, stage)
         self.mlp = ViTMLP(config, stage)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = drop_path(config.drop_path_rate, stage, config.num_hidden_layers)
 
     def forward(self, x, engine):
         normed = engine.fire(self.layernorm_before_node, engine.apply(self.layernorm_before, x))
         attended, probs = self.attention(normed, engine)
-        x = self.dropout(attended) + x
+        x = self.drop_path(self.dropout(attended)) + x
 
         normed = engine.fire(self.layernorm_after_node, engine.apply(self.layernorm_after, x))
-        x = self.dropout(self.mlp(normed, engine)) + x
+        x = self.drop_path(self.dropout(self.mlp(normed, engine))) + x
         return x, probs
 
 
@@ -280,7 +282,7 @@ class ViTClassifierNetwork(ViTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vit = self.base_class(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels, weight_bits=config.weight_bits)
         name_operators(self.classifier, "classifier")
         self.post_init()
 

@@ -182,7 +182,7 @@ class TokenClassifierNetwork(TextClassifierNetwork):
         self.num_labels = config.num_labels
         setattr(self, self.base_model_prefix, self.base_class(config))
         self.dropout = head_dropout(config)
-        self.classifier = Linear(config.hidden_size, config.num_labels)
+        self.classifier = Linear(config.hidden_size, config.num_labels, weight_bits=config.weight_bits)
         name_operators(self.classifier, "classifier")
         self.post_init()
 

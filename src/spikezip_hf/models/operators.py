@@ -9,23 +9,42 @@ in the run of an `EventEngine`, one for each named module, and end with it.
 import torch
 from torch import nn
 
+from .quantization import WeightQuantizer
+
 
 class Linear(nn.Linear):
-    """nn.Linear that can be asked for its map without the bias: (..., in_features) to (..., out_features)."""
+    """nn.Linear that can be asked for its map without the bias: (..., in_features) to (..., out_features).
+
+    Args:
+        weight_bits: quantize the weight to this many bits, for each output channel by itself; None for no quantizer.
+    """
 
     name: str = ""
 
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, weight_bits: int | None = None):
+        super().__init__(in_features, out_features, bias)
+        self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
+
     def forward(self, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
-        return nn.functional.linear(x, self.weight, self.bias if bias else None)
+        return nn.functional.linear(x, quantized_weight(self), self.bias if bias else None)
 
 
 class Conv2d(nn.Conv2d):
-    """nn.Conv2d that can be asked for its map without the bias."""
+    """nn.Conv2d that can be asked for its map without the bias; `weight_bits` as for Linear."""
 
     name: str = ""
 
+    def __init__(self, *args, weight_bits: int | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
+
     def forward(self, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
-        return self._conv_forward(x, self.weight, self.bias if bias else None)
+        return self._conv_forward(x, quantized_weight(self), self.bias if bias else None)
+
+
+def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:
+    """The weight that a product is done with."""
+    return module.weight if module.weight_quantizer is None else module.weight_quantizer(module.weight)
 
 
 class MatMul(nn.Module):

@@ -1,5 +1,5 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""The activation quantizer of the QANN, which is also the threshold and the bounds of its ST-BIF+ neuron.
+"""The quantizers of the QANN: of activations, which are also thresholds and bounds of ST-BIF+ neurons, and of weights.
 
     Quantize(x) = s * clamp(floor(x / s + 1/2), S_min, S_max)          (paper Eq. 2)
 
@@ -57,6 +57,9 @@ def dequantize(levels: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) ->
 class LSQFunction(torch.autograd.Function):
     """Quantize and dequantize, with LSQ's gradients (Esser et al. 2019, Eq. 3 and 5).
 
+    The scale is of any shape that broadcasts to x. Forward and backward are one function each, a few passes over memory
+    and one saved tensor, not a chain of operators that each keep their own.
+
     An autograd function and not the usual `(q - x).detach() + x`: that sum rounds, and the values a QANN computes
     with would differ in the last bit from the ones its neurons emit.
     """
@@ -81,13 +84,69 @@ class LSQFunction(torch.autograd.Function):
             # Inside, level - position; outside, the level.
             per_element = round_up_ties(position).clamp_(ctx.min_level, ctx.max_level)
             per_element.sub_(position.masked_fill_(outside, 0)).mul_(grad_output)
-            # One scale for all elements, or one for each channel of the last dimension.
-            total = per_element.sum() if scale.numel() == 1 else per_element.flatten(0, -2).sum(0)
-            grad_scale = (total * ctx.gradient_scale).reshape(scale.shape).to(scale.dtype)
+            grad_scale = (per_element.sum_to_size(scale.shape) * ctx.gradient_scale).to(scale.dtype)
         return grad_x, grad_scale, None, None, None
 
 
-class LSQQuantizer(nn.Module):
+class Quantizer(nn.Module):
+    """A learned step size, and whether it was ever set.
+
+    Args:
+        scales: how many scales there are.
+
+    Attributes:
+        scale: (scales,), positive. Float32 whatever type the model is cast to, if not wider.
+        initialized: saved bool scalar, False until data, weights or a checkpoint have set the scale.
+    """
+
+    name: str = ""  # path in the network, key of its state in a simulation; set by `name_operators`
+    min_level: int
+    max_level: int
+
+    def __init__(self, scales: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((scales,), self.default_scale))
+        self.register_buffer("initialized", torch.tensor(False))
+        self.initialized: torch.Tensor
+
+    @property
+    def default_scale(self) -> float:
+        """The scale of a quantizer that was never set."""
+        raise NotImplementedError
+
+    def problem(self) -> str | None:
+        """Why the scale cannot be used, in words; None if it can."""
+        if not bool(torch.isfinite(self.scale).all()):
+            return "is not finite"
+        if not bool((self.scale >= MIN_SCALE).all()):
+            return f"is below {MIN_SCALE:g}"
+        if not bool(self.initialized):
+            return "was never set by calibrate() or a checkpoint"
+        return None
+
+    @torch.no_grad()
+    def set_scale(self, scale: torch.Tensor) -> None:
+        """Store a scale, (1,) or (scales,), and mark the quantizer as initialized.
+
+        Raises:
+            ValueError: the scale is not finite or not positive.
+        """
+        self.scale.copy_(scale.reshape(self.scale.shape))
+        self.initialized.fill_(True)
+        if problem := self.problem():
+            self.initialized.fill_(False)
+            raise ValueError(f"{self.name or 'quantizer'}.scale {problem}: its calibration data is unusable.")
+
+    def _apply(self, fn, recurse=True):
+        # `.half()` and `.bfloat16()` are meant for weights; a rounded threshold would be another quantizer.
+        def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
+            applied = fn(tensor)
+            return tensor.to(applied.device) if applied.dtype in (torch.float16, torch.bfloat16) else applied
+
+        return super()._apply(keep_precision, recurse)
+
+
+class LSQQuantizer(Quantizer):
     """An activation node: LSQ quantizer in the QANN, threshold and bounds of an ST-BIF+ neuron in the SNN.
 
     Args:
@@ -98,24 +157,20 @@ class LSQQuantizer(nn.Module):
             its batch was put together.
         per_channel: one scale for each of the `num_features` channels of the last dimension instead of one in all.
         stage: depth of the node in the network, read by firing schedules.
-
-    Attributes:
-        scale: (1,) or (num_features,), positive. Float32 whatever type the model is cast to, if not wider.
-        initialized: saved bool scalar, False until `calibrate` or a checkpoint has set the scale.
     """
 
-    name: str = ""  # path in the network, key of the node's state in a simulation; set by `name_operators`
-
     def __init__(self, levels: int, signed: bool, num_features: int, per_channel: bool = False, stage: int = 0):
-        super().__init__()
         self.min_level, self.max_level = level_bounds(levels, signed)
         self.levels = levels
+        super().__init__(num_features if per_channel else 1)
         self.signed = signed
         self.stage = stage
-        self.gradient_scale = (self.max_level * (1 if per_channel else num_features)) ** -0.5
-        self.scale = nn.Parameter(torch.full((num_features if per_channel else 1,), self.default_scale))
-        self.register_buffer("initialized", torch.tensor(False))
-        self.initialized: torch.Tensor
+        self.features_per_scale = 1 if per_channel else num_features
+
+    @property
+    def gradient_scale(self) -> float:
+        """LSQ's factor of the gradient of a scale (Esser et al. 2019, section 2.2)."""
+        return (self.max_level * self.features_per_scale) ** -0.5
 
     @property
     def default_scale(self) -> float:
@@ -147,37 +202,64 @@ class LSQQuantizer(nn.Module):
         """V_thr of the neuron, (1,) or (num_features,), in the type that inputs of `dtype` are compared in."""
         return threshold(self.scale.detach(), dtype)
 
-    def problem(self) -> str | None:
-        """Why the node cannot serve as a neuron, in words; None if it can."""
-        if not bool(torch.isfinite(self.scale).all()):
-            return "is not finite"
-        if not bool((self.scale >= MIN_SCALE).all()):
-            return f"is below {MIN_SCALE:g}"
-        if not bool(self.initialized):
-            return "was never set by calibrate() or a checkpoint"
-        return None
-
     @torch.no_grad()
-    def set_scale(self, scale: torch.Tensor) -> None:
-        """Store a calibrated scale, (1,) or (num_features,), and mark the node as initialized.
+    def set_levels(self, levels: int, keep_range: bool = True) -> None:
+        """Change the number of levels.
+
+        Args:
+            keep_range: also change the scale, so that the largest value stays what it was.
 
         Raises:
-            ValueError: the scale is not finite or not positive.
+            ValueError: as for the constructor.
         """
-        self.scale.copy_(scale.reshape(self.scale.shape))
-        self.initialized.fill_(True)
-        if problem := self.problem():
-            self.initialized.fill_(False)
-            raise ValueError(f"{self.name or 'quantizer'}.scale {problem}: its calibration data is unusable.")
-
-    def _apply(self, fn, recurse=True):
-        # `.half()` and `.bfloat16()` are meant for weights; a rounded threshold would be another quantizer.
-        def keep_precision(tensor: torch.Tensor) -> torch.Tensor:
-            applied = fn(tensor)
-            return tensor.to(applied.device) if applied.dtype in (torch.float16, torch.bfloat16) else applied
-
-        return super()._apply(keep_precision, recurse)
+        min_level, max_level = level_bounds(levels, self.signed)
+        if keep_range:
+            self.scale.mul_(self.max_level / max_level)
+        self.levels, self.min_level, self.max_level = levels, min_level, max_level
 
     def extra_repr(self) -> str:
         kind = "signed" if self.signed else "unsigned"
         return f"levels={self.levels}, {kind}, scales={self.scale.numel()}, stage={self.stage}"
+
+
+class WeightQuantizer(Quantizer):
+    """LSQ quantizer of a weight, with one scale for each output channel.
+
+    Levels are -(2^(bits-1) - 1) .. 2^(bits-1) - 1, as many below zero as above: the range that integer kernels take.
+
+    Args:
+        bits: of a weight; 8 is what hardware has.
+        shape: (out_channels, ...) of the weight.
+    """
+
+    def __init__(self, bits: int, shape: torch.Size):
+        self.bits = bits
+        self.max_level = 2 ** (bits - 1) - 1
+        self.min_level = -self.max_level
+        self.gradient_scale = (self.max_level * shape[1:].numel()) ** -0.5
+        super().__init__(shape[0])
+
+    @property
+    def default_scale(self) -> float:
+        """The scale before `fit`: a range of 1."""
+        return 1.0 / self.max_level
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """Quantized weight, same shape and type."""
+        scale = self.scale.view(-1, *(1,) * (weight.dim() - 1))
+        return LSQFunction.apply(weight, scale, self.min_level, self.max_level, self.gradient_scale)
+
+    @torch.no_grad()
+    def fit(self, weight: torch.Tensor) -> None:
+        """Set each scale so that the largest weight of its channel gets the largest level.
+
+        Raises:
+            ValueError: a weight is not finite.
+        """
+        largest = weight.abs().flatten(1).amax(1).to(self.scale.dtype)
+        # A channel of zeros, or next to it, stays zeros at any scale.
+        usable = largest.clamp_min(MIN_SCALE * self.max_level)
+        self.set_scale(usable / self.max_level)
+
+    def extra_repr(self) -> str:
+        return f"bits={self.bits}, scales={self.scale.numel()}"

@@ -13,7 +13,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .layers import SelfAttentionCore, activation_node
+from .layers import SelfAttentionCore, activation_node, drop_path
 from .modeling_quantization import TwinPreTrainedModel
 from .operators import LayerNorm, Linear, Tanh, name_operators
 
@@ -76,9 +76,9 @@ class TextSelfAttention(SelfAttentionCore):
     def __init__(self, config, stage: int):
         width = config.hidden_size
         super().__init__(config, width, stage, context_signed=config.node_placement == "full")
-        self.query = Linear(width, width)
-        self.key = Linear(width, width)
-        self.value = Linear(width, width)
+        self.query = Linear(width, width, weight_bits=config.weight_bits)
+        self.key = Linear(width, width, weight_bits=config.weight_bits)
+        self.value = Linear(width, width, weight_bits=config.weight_bits)
 
     def forward(self, x, bias, engine):
         q, k, v = (engine.linear(projection, x) for projection in (self.query, self.key, self.value))
@@ -90,15 +90,16 @@ class TextResidual(nn.Module):
 
     def __init__(self, config, in_features: int, stage: int):
         super().__init__()
-        self.dense = Linear(in_features, config.hidden_size)
+        self.dense = Linear(in_features, config.hidden_size, weight_bits=config.weight_bits)
         self.output_node = activation_node(config, config.hidden_size, stage)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = drop_path(config.drop_path_rate, stage, config.num_hidden_layers)
         self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.norm_node = norm_node(config, stage)
 
     def forward(self, x, residual, engine):
         x = engine.fire(self.output_node, engine.linear(self.dense, x))
-        x = self.dropout(x) + residual
+        x = self.drop_path(self.dropout(x)) + residual
         return fire_norm(self.norm_node, engine.apply(self.LayerNorm, x), engine)
 
 
@@ -120,7 +121,7 @@ class TextIntermediate(nn.Module):
 
     def __init__(self, config, stage: int):
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.intermediate_size)
+        self.dense = Linear(config.hidden_size, config.intermediate_size, weight_bits=config.weight_bits)
         self.hidden_node = activation_node(config, config.intermediate_size, stage, signed=False, inner=True)
 
     def forward(self, x, engine):
@@ -157,7 +158,7 @@ class HeadHidden(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.dense = Linear(config.hidden_size, config.hidden_size)
+        self.dense = Linear(config.hidden_size, config.hidden_size, weight_bits=config.weight_bits)
         self.tanh = Tanh() if config.head_act == "tanh" else None
         self.hidden_node = activation_node(
             config, config.hidden_size, stage=config.num_hidden_layers, signed=self.tanh is not None, inner=True

@@ -5,11 +5,11 @@ from itertools import islice
 import torch
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 
-from spikezip_hf.distillation import soft_label_loss
+from spikezip_hf.training.distillation import soft_label_loss
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer
-from spikezip_hf.optim import parameter_groups
-from spikezip_hf.training_args import QATTrainingArguments
+from spikezip_hf.training.optim import parameter_groups
+from spikezip_hf.training.arguments import QATTrainingArguments
 
 
 class KeepScalesPositive(TrainerCallback):
