@@ -30,13 +30,20 @@ from spikezip_hf.models.modeling_spike_vit import (
     SpikeViTForImageClassification,
     SpikeViTModel,
 )
-from spikezip_hf.training.trainer import QATTrainer
-from spikezip_hf.training.arguments import QATTrainingArguments
+from spikezip_hf.training import (
+    DistillationTrainer,
+    DistillationTrainingArguments,
+    QATTrainer,
+    QATTrainingArguments,
+    scale_modules,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
     "QATTrainer",
     "QATTrainingArguments",
     "QuantBertConfig",
@@ -61,6 +68,7 @@ __all__ = [
     "SpikeViTConfig",
     "SpikeViTForImageClassification",
     "SpikeViTModel",
+    "scale_modules",
     "verify_equivalence",
 ]
 

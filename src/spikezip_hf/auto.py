@@ -17,6 +17,7 @@ from transformers.utils import is_torchvision_available, is_vision_available
 from spikezip_hf.models.configuration_spike_bert import QuantBertConfig, SpikeBertConfig
 from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
+from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 from spikezip_hf.models.modeling_spike_bert import (
     QuantBertForSequenceClassification,
     QuantBertForTokenClassification,
@@ -99,3 +100,9 @@ def register() -> None:
     if processors := vit_image_processors():
         for config in (QuantViTConfig, SpikeViTConfig):
             AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)
+
+
+def spiking_class(quant_class: type) -> type[SpikePreTrainedModel]:
+    """The class of the spiking twins of models of `quant_class`."""
+    classes = [model_class for by_auto_class in MODELS.values() for model_class in by_auto_class.values()]
+    return next(one for one in classes if getattr(one, "quant_class", None) is quant_class)

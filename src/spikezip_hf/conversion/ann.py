@@ -105,3 +105,15 @@ def check_activations(ann: PreTrainedModel, replace: bool) -> None:
             f"{others[0]}; only ReLU becomes spikes. Fine-tune the model with config.hidden_act='relu' first, which "
             "keeps its accuracy, or pass replace_activations=True and train the quantized model."
         )
+
+
+def quant_class(ann_class: type[PreTrainedModel]) -> type[TwinPreTrainedModel]:
+    """The Quant class that is made from models of an ordinary class.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for quantized, source in SOURCES.items():
+        if source is ann_class:
+            return quantized
+    raise ValueError(f"{ann_class.__name__} cannot be quantized here, only {', '.join(c.__name__ for c in SOURCES.values())}.")

@@ -1,5 +1,31 @@
-"""Data sets, ready for training and evaluation."""
+"""Data sets, ready for training and evaluation.
 
-from spikezip_hf.data.digits import load_digits
+Names are imported when they are asked for: text needs neither an image library nor scikit-learn.
+"""
 
-__all__ = ["load_digits"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spikezip_hf.data.digits import load_digits
+    from spikezip_hf.data.images import load_images
+    from spikezip_hf.data.sources import find_data, with_validation
+    from spikezip_hf.data.text import load_text
+    from spikezip_hf.data.transforms import image_transforms
+
+__all__ = ["find_data", "image_transforms", "load_digits", "load_images", "load_text", "with_validation"]
+
+_HOMES = {
+    "find_data": "sources",
+    "image_transforms": "transforms",
+    "load_digits": "digits",
+    "load_images": "images",
+    "load_text": "text",
+    "with_validation": "sources",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,75 +1,85 @@
-"""Text classification sets as folders of train.tsv, dev.tsv and test.tsv, with columns `sentence` and `label`."""
+"""Text classification sets, from folders or from the Hub."""
 
-import csv
-import os
 from pathlib import Path
 
-try:
-    import pandas
-    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
-except ImportError as error:
-    raise ImportError(
-        f"Data sets need more than the models do ({error}): pip install 'spikezip-hf[train]'."
-    ) from error
+from datasets import Dataset, Features, Value
 
-SPLITS = ("train", "dev", "test")
-COLUMNS = ["sentence", "label"]
+from spikezip_hf.data.columns import as_dict, encode, find_column, has_labels, join_labels, standardize
+from spikezip_hf.data.sources import AnyDatasetDict, open_source, split_files
+from spikezip_hf.data.tables import ENDINGS, read_columns, read_table
+
+BINARY = ("negative", "positive")
 
 
-def find_data(name: str) -> Path:
-    """The folder `name`: as it stands, or inside the folder that the environment variable SPIKEZIP_DATA names.
+def load_text(
+    name: str,
+    *,
+    subset: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    streaming: bool = False,
+) -> AnyDatasetDict:
+    """A text classification set: splits "train", "validation" and "test", those there are, with `text` and `label`.
 
-    Raises:
-        FileNotFoundError: it is in neither place; says where was looked.
-    """
-    home = os.environ.get("SPIKEZIP_DATA")
-    places = [Path(name), *([Path(home) / name] if home else [])]
-    for place in places:
-        if place.is_dir():
-            return place
-    hint = "" if home else " (and the environment variable SPIKEZIP_DATA, the home of data sets, is not set)"
-    raise FileNotFoundError(f"No data folder at {' or '.join(map(str, places))}{hint}.")
+    A folder holds a file for each split, named train, validation (or valid, val, dev) and test:
+    - .tsv: a header, then one example a line with tabs between; a quotation mark is an ordinary character.
+    - .csv: a header, and quotation as usual.
+    - .jsonl: one object a line; .json: the same, or one array of objects.
+    - .parquet.
 
-
-def load_text(name: str) -> DatasetDict:
-    """A text classification set: splits "train", "dev" and "test" with `sentence` and `label`.
-
-    A line of a file is one example; a quotation mark is an ordinary character.
+    Labels are whole numbers from 0, or strings, which become classes in sorted order. Two classes without names are
+    "negative" and "positive". A test split whose labels are all -1 is left out.
 
     Args:
-        name: a folder, or the name of one inside SPIKEZIP_DATA.
+        name: a folder, or the name of one inside SPIKEZIP_DATA, or of a data set on the Hub, in this order.
+        subset: a folder inside that folder, or a configuration of the set on the Hub ("sst2" of "glue").
+        text_column: the column of the text; found by its name if None. `label_column` likewise.
+        streaming: an IterableDatasetDict, read as it is used; files of a local folder are read at once all the same.
 
     Raises:
-        FileNotFoundError: the folder or one of its files is missing.
-        ValueError: a file has no column `sentence` or `label`, or a label is not an integer; names file and column.
+        FileNotFoundError: there is no such set, or the folder has no such files; says where was looked.
+        ValueError: a file cannot be read, a column is missing or cannot be told, or a label is not one; names file
+            and line.
     """
-    folder = find_data(name)
-    missing = [f"{split}.tsv" for split in SPLITS if not (folder / f"{split}.tsv").is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}.")
-    tables = {split: read_table(folder / f"{split}.tsv") for split in SPLITS}
-    classes = 1 + max(int(table["label"].max()) for table in tables.values())
-    label = ClassLabel(names=["negative", "positive"] if classes == 2 else [str(index) for index in range(classes)])
-    features = Features({"sentence": Value("string"), "label": label})
-    return DatasetDict(
-        {split: Dataset.from_dict(table.to_dict(orient="list"), features=features) for split, table in tables.items()}
-    )
+    source = open_source(name, subset, streaming)
+    if isinstance(source, Path):
+        return as_dict(read_folder(source, text_column, label_column), streaming)
+    return standardize(source, "text", Value("string"), name, text_column, label_column, BINARY)
 
 
-def read_table(path: Path) -> "pandas.DataFrame":
-    """One file, checked."""
-    try:
-        table = pandas.read_csv(
-            path, sep="\t", quoting=csv.QUOTE_NONE, keep_default_na=False, dtype=str, index_col=False
+def read_folder(folder: Path, text_column: str | None, label_column: str | None) -> dict[str, Dataset]:
+    """{split: examples} of the files in a folder. The columns of all are checked before any is read."""
+    files = split_files(folder, ENDINGS)
+    if not files:
+        endings = ", ".join(ENDINGS[:-1])
+        raise FileNotFoundError(
+            f"{folder} has no file train, validation (or dev) or test, {endings} or {ENDINGS[-1]}."
         )
-    except pandas.errors.ParserError as error:
-        raise ValueError(f"{path} cannot be read: {str(error).strip()}. A text may not hold tabs.") from error
-    absent = [column for column in COLUMNS if column not in table.columns]
-    if absent or not len(table):
-        problem = f"has no column {absent[0]!r}, only {list(table.columns)}" if absent else "has no examples"
-        raise ValueError(f"{path} {problem}: it should have {' and '.join(COLUMNS)}, with tabs between.")
-    wrong = ~table["label"].str.fullmatch(r"\d+")
-    if wrong.any():
-        row = int(wrong.to_numpy().argmax())
-        raise ValueError(f"{path}, line {row + 2}: label {table['label'][row]!r} is not a whole number from 0.")
-    return table[COLUMNS].astype({"label": "int64"})
+    columns = {}
+    for path in (path for paths in files.values() for path in paths):
+        found = read_columns(path)
+        where = f"{path} (tabs between?)" if path.suffix == ".tsv" and len(found) == 1 else path
+        columns[path] = (
+            find_column("text", found, text_column, where),
+            find_column("label", found, label_column, where),
+        )
+    tables = {split: [read_table(path, *columns[path]) for path in paths] for split, paths in files.items()}
+    # The parts of a split are not joined before their labels are checked: an error names the file.
+    labels = {
+        (split, part): found
+        for split, parts in tables.items()
+        if split != "test" or any(has_labels(found.values) for _, found in parts)
+        for part, (_, found) in enumerate(parts)
+    }
+    label = join_labels(labels, BINARY)
+    features = Features({"text": Value("string"), "label": label})
+    return {
+        split: Dataset.from_dict(
+            {
+                "text": [text for texts, _ in tables[split] for text in texts],
+                "label": [index for _, found in tables[split] for index in encode(found.values, label)],
+            },
+            features=features,
+        )
+        for split in dict.fromkeys(split for split, _ in labels)
+    }

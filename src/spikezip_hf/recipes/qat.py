@@ -1,0 +1,109 @@
+"""Second stage: the quantized twin of a trained network, trained with that as teacher."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    set_seed,
+)
+
+from spikezip_hf.conversion.ann import quant_class
+from spikezip_hf.metrics import classification_metrics
+from spikezip_hf.recipes import stage
+from spikezip_hf.recipes.inputs import DataArguments, check_labels, data_name, image_inputs, load_data, text_inputs
+from spikezip_hf.recipes.parsing import parse
+from spikezip_hf.training import QATTrainer, QATTrainingArguments
+
+
+@dataclass
+class QuantizationArguments:
+    """What to quantize, and how."""
+
+    ann: str | None = field(
+        default=None, metadata={"help": "Folder or Hub id of the trained network with ReLU, its teacher too."}
+    )
+    quantization_levels: int = field(default=32, metadata={"help": "Levels of the activations, even, 4 to 256."})
+    weight_bits: int | None = field(default=None, metadata={"help": "8 for weights of 8 bits."})
+    scale_granularity: str | None = field(
+        default=None, metadata={"help": "per_tensor, per_channel or mixed; by default the architecture's own."}
+    )
+    head_act: str | None = field(
+        default=None, metadata={"help": "Activation in the head of a text classifier: relu (default) or tanh."}
+    )
+    drop_path_rate: float = field(default=0.0, metadata={"help": "Drop path of the last layer."})
+    no_teacher: bool = field(default=False, metadata={"help": "Train with the hard labels alone."})
+
+    def __post_init__(self):
+        if self.ann is None:
+            raise ValueError("No network to quantize: give --ann (folder or Hub id).")
+
+    def fields(self) -> dict[str, Any]:
+        """Config fields that were given."""
+        names = ("quantization_levels", "weight_bits", "scale_granularity", "head_act", "drop_path_rate")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+def load_network(source: str):
+    """A classifier with its tokenizer or image processor, and whether it is one of text.
+
+    Args:
+        source: a folder or Hub id with the processor beside the network.
+
+    Raises:
+        OSError: there is nothing, or no processor.
+    """
+    from transformers import AutoConfig
+
+    is_text = "vit" not in AutoConfig.from_pretrained(source).model_type
+    if is_text:
+        return AutoModelForSequenceClassification.from_pretrained(source), AutoTokenizer.from_pretrained(source), True
+    return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source), False
+
+
+def train_quantized(
+    quantization: QuantizationArguments, data: DataArguments, args: QATTrainingArguments
+) -> dict[str, Any]:
+    """Train and save to `args.output_dir`: the Quant model, its tokenizer or image processor, and a record of how.
+
+    Returns:
+        The record; empty if the stage was finished before.
+
+    Raises:
+        ValueError, OSError: something is wrong with an argument, the data or the network; one line.
+    """
+    folder = Path(args.output_dir)
+    settings = stage.settings_of(quantization, data, args)
+    if stage.is_finished(folder, settings):
+        return {}
+    ann, processor, is_text = load_network(str(quantization.ann))
+    set_seed(args.seed)
+    qann = quant_class(type(ann)).from_ann(ann, **quantization.fields())
+    splits = load_data(data, is_text=is_text, seed=args.seed)
+    check_labels(splits, ann.config, str(quantization.ann))
+    inputs, collate = (text_inputs if is_text else image_inputs)(splits, processor, data)
+    args.remove_unused_columns = is_text  # pixels are made of the column of images, at the last moment
+    teacher = None if quantization.no_teacher else args.teacher_model or ann
+    trainer = QATTrainer(
+        qann,
+        args,
+        teacher_model=teacher,
+        train_dataset=inputs["train"],
+        eval_dataset=inputs["validation"],
+        data_collator=collate,
+        processing_class=processor,
+        compute_metrics=classification_metrics(),
+    )
+    return stage.train(trainer, folder, settings, {"data": data_name(data)})
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parse a recipe and flags, and train."""
+    kinds = (QuantizationArguments, DataArguments, QATTrainingArguments)
+    description = "Quantize a trained network with ReLU and train the quantized network, with the first as teacher."
+    train_quantized(*parse("qat", kinds, description, argv))

@@ -1,0 +1,133 @@
+"""What every stage does beside its work: skip what is finished, go on with what was cut off, keep a record."""
+
+import dataclasses
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import Trainer
+from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils import logging
+
+import spikezip_hf
+
+logger = logging.get_logger(__name__)
+
+RECORD, SETTINGS = "training.json", "settings.json"
+# Arguments that do not decide what a training gives.
+INCIDENTAL = {
+    "accelerator_config",  # as are the next two, filled in by transformers
+    "debug",
+    "do_eval",
+    "dataloader_pin_memory",
+    "output_dir",
+    "logging_dir",
+    "disable_tqdm",
+    "report_to",
+    "run_name",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_token",
+    "resume_from_checkpoint",
+    "save_total_limit",
+    "dataloader_num_workers",
+    "per_device_eval_batch_size",
+}
+
+
+def settings_of(*arguments: Any) -> dict[str, Any]:
+    """The arguments that are not at their defaults and decide what a training gives, ready for JSON."""
+    settings: dict[str, Any] = {}
+    for one in arguments:
+        for field in dataclasses.fields(one):
+            value = getattr(one, field.name)
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            if field.init and field.name not in INCIDENTAL and value != default:
+                settings[field.name] = value
+    return json.loads(json.dumps(settings, default=str, sort_keys=True))
+
+
+def write(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    aside.replace(path)
+
+
+def provenance() -> dict[str, Any]:
+    """Command, versions and hardware of this run."""
+    return {
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "spikezip_hf": spikezip_hf.__version__,
+        },
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+        + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""),
+    }
+
+
+def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
+    """Whether an earlier run with these settings has brought the training in `folder` to its end.
+
+    Raises:
+        ValueError: the folder holds a training with other settings; names one.
+    """
+    for name in (RECORD, SETTINGS):
+        if (folder / name).is_file():
+            found = json.loads((folder / name).read_text())
+            found = found["settings"] if name == RECORD else found
+            for key in sorted({*found, *settings}):
+                if found.get(key) != settings.get(key):
+                    raise ValueError(
+                        f"{folder} holds a training with {key} {found.get(key)!r}, not {settings.get(key)!r}. Name "
+                        "another folder with --output_dir, or remove that one."
+                    )
+            if name == RECORD:
+                logger.warning(f"{folder} is finished; nothing to do.")
+                return True
+    return False
+
+
+def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+    """Train to the end, from the last checkpoint if an earlier run was cut off, and save network and record.
+
+    Args:
+        settings: what `is_finished` was asked with.
+        about: more to put on record.
+    """
+    if trainer.is_world_process_zero():
+        write(folder / SETTINGS, settings)
+    checkpoint = get_last_checkpoint(str(folder))
+    if checkpoint is not None:
+        logger.warning(f"Going on from {checkpoint}.")
+    start = time.perf_counter()
+    trainer.train(resume_from_checkpoint=checkpoint)
+    evaluations = [
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in entry.items()}
+        for entry in trainer.state.log_history
+        if any(key.startswith("eval_") and not key.endswith(("_runtime", "_second")) for key in entry)
+    ]
+    record = {
+        **provenance(),
+        "resumed": checkpoint is not None,
+        "seconds": round(time.perf_counter() - start, 1),
+        "seed": trainer.args.seed,
+        **about,
+        "settings": settings,
+        "evaluations": evaluations,
+    }
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():
+        write(folder / RECORD, record)
+    return record

@@ -1,0 +1,239 @@
+"""A Trainer of classifiers with what the paper's tables ask for: a teacher, mixed images, layer-wise decay."""
+
+import torch
+from transformers import (
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    Trainer,
+)
+
+from spikezip_hf.training.arguments import DistillationTrainingArguments
+from spikezip_hf.training.distillation import (
+    attention_loss,
+    focal_weight,
+    hard_label_loss,
+    hidden_state_loss,
+    soft_label_loss,
+)
+from spikezip_hf.training.mixing import image_mixer
+from spikezip_hf.training.optim import parameter_groups
+
+# What loads a teacher from a folder or id, by the end of the student's class name.
+AUTO_CLASSES = {
+    "ForImageClassification": AutoModelForImageClassification,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+    "ForTokenClassification": AutoModelForTokenClassification,
+}
+
+
+def load_teacher(source: str, student: PreTrainedModel) -> PreTrainedModel:
+    """The network at `source`, a folder or Hub id, with the head that `student` has.
+
+    Raises:
+        ValueError: the student is no classifier.
+    """
+    for task, auto_class in AUTO_CLASSES.items():
+        if type(student).__name__.endswith(task):
+            return auto_class.from_pretrained(source)
+    raise ValueError(
+        f"teacher_model is a name ({source!r}), and {type(student).__name__} does not say which head to load it with: "
+        "give the loaded model to the trainer."
+    )
+
+
+def check_soft_labels(config) -> None:
+    """Raise ValueError if the task of a model with this config is another than choosing one label."""
+    if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
+        raise ValueError(
+            "Soft labels are for single-label classification, problem_type says "
+            f"{config.problem_type!r} with {config.num_labels} labels: leave teacher_model out."
+        )
+
+
+class DistillationTrainer(Trainer):
+    """transformers' Trainer of a classifier, with a teacher if given, mixed images and layer-wise decay.
+
+    The loss of a step is the mean over its samples (or labelled tokens) of
+
+        hard labels + distillation_weight * soft labels
+        + hidden_state_weight * hidden states + attention_weight * attention
+
+    however the samples are spread over micro-batches and processes. Its parts are logged one by one.
+
+    Args:
+        model: a classifier of transformers or of this library.
+        args: `DistillationTrainingArguments`.
+        teacher_model: the network to learn from, with the same labels, or its folder or Hub id; put in eval mode.
+            Instead of `args.teacher_model`.
+        others: as for transformers' Trainer.
+
+    Raises:
+        TypeError: args are of another class.
+        ValueError: the teacher has other labels or, where these are compared, other layers than the model; the task
+            has no soft labels; images are to be mixed for a model of text.
+    """
+
+    args: DistillationTrainingArguments
+    args_class: type[DistillationTrainingArguments] = DistillationTrainingArguments
+    optimizer: torch.optim.Optimizer | None
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: DistillationTrainingArguments,
+        *,
+        teacher_model: PreTrainedModel | str | None = None,
+        **kwargs,
+    ):
+        if not isinstance(args, self.args_class):
+            raise TypeError(f"args must be {self.args_class.__name__}, got {type(args).__name__}.")
+        teacher_model = args.teacher_model if teacher_model is None else teacher_model
+        if isinstance(teacher_model, str):
+            teacher_model = load_teacher(teacher_model, model)
+        if teacher_model is not None:
+            self.check_teacher(model.config, teacher_model.config, args)
+        self.mixer = None
+        if args.mixup_alpha or args.cutmix_alpha:
+            if getattr(model, "main_input_name", None) != "pixel_values":
+                raise ValueError("mixup_alpha and cutmix_alpha are for images: set them to 0.")
+            self.mixer = image_mixer(args.mixup_alpha, args.cutmix_alpha, model.config.num_labels)
+        super().__init__(model, args, **kwargs)
+        # compute_loss divides by the number of items in the step, so Trainer has to count them, and not to divide again.
+        self.model_accepts_loss_kwargs = True
+        self.teacher = None
+        if teacher_model is not None:
+            self.teacher = teacher_model.to(self.args.device).eval()
+            if args.attention_weight:
+                self.teacher.set_attn_implementation("eager")  # other kernels do not return attention probabilities
+        self.loss_parts: dict[str, torch.Tensor] = {}
+        self.parts_logged_at = 0
+
+    @staticmethod
+    def check_teacher(student, teacher, args: DistillationTrainingArguments) -> None:
+        """Raise ValueError if the config `teacher` is of no teacher for the config `student`."""
+        if args.distillation_weight:
+            check_soft_labels(student)
+        if teacher.num_labels != student.num_labels:
+            raise ValueError(f"The teacher has {teacher.num_labels} labels, the model {student.num_labels}.")
+        if student.label2id != teacher.label2id and set(student.label2id) == set(teacher.label2id):
+            raise ValueError("The teacher has the labels of the model in another order (label2id of the configs).")
+        fields = {"num_hidden_layers"} if args.hidden_state_weight or args.attention_weight else set()
+        fields |= {"hidden_size"} if args.hidden_state_weight else set()
+        fields |= {"num_attention_heads"} if args.attention_weight else set()
+        for field in sorted(fields):
+            if getattr(teacher, field) != getattr(student, field):
+                raise ValueError(
+                    f"{field} of the teacher is {getattr(teacher, field)}, of the model {getattr(student, field)}: "
+                    "set hidden_state_weight and attention_weight to 0."
+                )
+
+    def create_optimizer(self, model=None):
+        """Trainer's optimizer over our parameter groups."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            groups = parameter_groups(
+                model,
+                decay_names=self.get_decay_parameter_names(model),
+                learning_rate=self.args.learning_rate,
+                weight_decay=self.args.weight_decay,
+                scale_learning_rate=getattr(self.args, "scale_learning_rate", None),
+                layer_decay=self.args.layer_decay,
+            )
+            self.optimizer = optimizer_class(groups, **arguments)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """While training, the loss of the class docstring; in evaluation, the model's own."""
+        labels = inputs.get("labels")
+        if labels is None:
+            raise ValueError("The batch has no labels, so there is no loss to train on.")
+        if not model.training:
+            outputs = model(**inputs)
+            return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+        items = labels.ne(-100).sum()
+        if num_items_in_batch is None:
+            share = 1.0
+        else:
+            share = items / torch.as_tensor(num_items_in_batch).reshape(-1)[0]
+            if self.args.average_tokens_across_devices:  # it counted the items of all, who then take the mean
+                share = share * self.accelerator.num_processes
+        single_label = not labels.is_floating_point() and self.model.config.num_labels > 1
+        parts, outputs = self.parts_of(model, inputs, single_label)
+        # A mean over no items is not a number; the share of none is 0.
+        parts = {name: part.nan_to_num() * share for name, part in parts.items()} if not items else {
+            name: part * share for name, part in parts.items()
+        }
+        weights = {
+            "soft_label_loss": self.args.distillation_weight,
+            "hidden_state_loss": self.args.hidden_state_weight,
+            "attention_loss": self.args.attention_weight,
+        }
+        loss = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+        if len(parts) > 1:
+            for name, part in parts.items():
+                self.loss_parts[name] = self.loss_parts.get(name, 0) + part.detach()
+        return (loss, outputs) if return_outputs else loss
+
+    def parts_of(self, model, inputs: dict, single_label: bool) -> tuple[dict[str, torch.Tensor], object]:
+        """The parts of the loss, each a mean over the items of this batch, and what the model returned."""
+        labels = inputs["labels"]
+        if self.mixer is not None:
+            if not single_label or labels.dim() != 1:
+                raise ValueError("mixup_alpha and cutmix_alpha need one label for each image.")
+            images, labels = self.mixer(inputs["pixel_values"], labels)
+            inputs = {**inputs, "pixel_values": images}
+        features = {key: value for key, value in inputs.items() if key != "labels"}
+        wanted = {
+            "output_hidden_states": bool(self.args.hidden_state_weight) or None,
+            "output_attentions": bool(self.args.attention_weight) or None,
+        }
+        wanted = {key: value for key, value in wanted.items() if value and self.teacher is not None}
+        outputs = model(**(features if single_label else inputs), **wanted)
+        of_tokens = outputs.logits.dim() == 3
+        chosen = inputs["labels"] != -100 if of_tokens else slice(None)
+        logits, targets = outputs.logits[chosen], labels[chosen]
+        parts = {}
+        if single_label:
+            parts["hard_label_loss"] = hard_label_loss(logits, targets, self.args.label_smoothing_factor).mean()
+        else:
+            parts["hard_label_loss"] = outputs.loss
+        if self.teacher is None:
+            return parts, outputs
+
+        with torch.no_grad(), self.accelerator.autocast():  # the teacher as fast as the model
+            taught = self.teacher(**features, **wanted)
+        if self.args.distillation_weight:
+            if not single_label:
+                check_soft_labels(self.model.config)
+            teacher_logits = taught.logits[chosen]
+            soft = soft_label_loss(logits, teacher_logits, self.args.distillation_temperature)
+            if self.args.distillation_form == "focal":
+                soft = soft * focal_weight(logits, teacher_logits, targets)
+            parts["soft_label_loss"] = soft.mean()
+
+        def over_tokens(values: torch.Tensor) -> torch.Tensor:
+            if of_tokens:
+                return values[chosen].mean()
+            mask = inputs.get("attention_mask")
+            mask = torch.ones_like(values) if mask is None else mask.to(values.dtype)
+            return ((values * mask).sum(1) / mask.sum(1)).mean()
+
+        if self.args.hidden_state_weight:
+            distances = hidden_state_loss(outputs.hidden_states, taught.hidden_states)
+            parts["hidden_state_loss"] = over_tokens(distances)
+        if self.args.attention_weight:
+            parts["attention_loss"] = over_tokens(attention_loss(outputs.attentions, taught.attentions))
+        return parts, outputs
+
+    def log(self, logs, *args, **kwargs):
+        """Trainer.log, with the parts of the loss, means over the steps since they were last logged."""
+        if "loss" in logs and self.loss_parts:
+            steps = max(self.state.global_step - self.parts_logged_at, 1)
+            for name, total in sorted(self.loss_parts.items()):
+                logs[name] = self.accelerator.reduce(total, "mean").item() / steps
+            self.loss_parts, self.parts_logged_at = {}, self.state.global_step
+        super().log(logs, *args, **kwargs)
