@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test quality style encoder clean
+.PHONY: help demo test test-slow quality style encoder clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
@@ -22,6 +22,9 @@ demo: $(VENV)/installed  ## Digits: train, quantize, convert, verify, save, relo
 
 test: $(VENV)/installed  ## Run the tests
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/installed  ## Run the tests that take minutes, which `make test` leaves out
+	$(BIN)/python -m pytest -m slow
 
 quality: $(VENV)/installed  ## Check lint, format and types
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Convert a trained Quant model to its spiking twin and compare the networks: convert.py RECIPE.yaml [--FLAG VALUE ...]"""
+"""Convert a trained Quant model to spikes and compare the networks: convert.py RECIPE.yaml [--FLAG VALUE ...]"""
 
 from spikezip_hf.recipes import convert
 from spikezip_hf.recipes.parsing import main

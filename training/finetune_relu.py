@@ -1,4 +1,4 @@
-"""Fine-tune an ordinary network with ReLU, or train one from scratch: finetune_relu.py RECIPE.yaml [--FLAG VALUE ...]"""
+"""Train an ordinary network with ReLU, or fine-tune one: finetune_relu.py RECIPE.yaml [--FLAG VALUE ...]"""
 
 from spikezip_hf.recipes import finetune
 from spikezip_hf.recipes.parsing import main

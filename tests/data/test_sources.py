@@ -154,7 +154,8 @@ def test_validation_held_out():
     data = DatasetDict(train=unsplit(), test=unsplit(4))
     split = with_validation(data, share=0.2, seed=1)
     assert list(split) == ["train", "validation", "test"]
-    assert split["validation"]["label"][:].count(1) == 2
+    for seed in range(5):
+        assert with_validation(data, share=0.2, seed=seed)["validation"]["label"][:].count(1) == 2
     assert split["validation"].num_rows == 8
     assert sorted([*split["train"]["text"], *split["validation"]["text"]]) == sorted(data["train"]["text"])
     assert split["validation"]["text"][:] == with_validation(data, share=0.2, seed=1)["validation"]["text"][:]

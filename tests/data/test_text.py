@@ -117,6 +117,8 @@ def test_parts_of_a_split(tmp_path):
     (tmp_path / "data" / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(FileNotFoundError, match="1 of the 2 parts of its train split"):
         load_text(str(tmp_path))
+    write(tmp_path, "train.tsv")  # data/ is looked into where the folder itself has nothing
+    assert load_text(str(tmp_path))["train"]["text"][:] == ["good", "bad"]
 
 
 def test_told_columns(folder):

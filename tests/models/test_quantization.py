@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer, level_bounds
+from spikezip_hf.models.quantization import MIN_SCALE, LSQFunction, LSQQuantizer, level_bounds
 
 
 def make(levels=16, signed=True, features=3, per_channel=False, scale=0.25):
@@ -170,3 +170,96 @@ def test_initialized_is_saved():
     assert fresh.problem() == "was never set by calibrate() or a checkpoint"
     fresh.load_state_dict(node.state_dict())
     assert fresh.problem() is None
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize(("levels", "fewer"), [(32, 8), (256, 4), (8, 64)])
+class TestSetLevels:
+    def make(self, levels, signed, per_channel):
+        node = make(levels, signed, 5, per_channel)
+        with torch.no_grad():
+            node.scale.mul_(torch.linspace(0.5, 2.0, node.scale.numel()))
+        return node
+
+    def test_the_range_is_kept(self, levels, fewer, signed, per_channel):
+        node = self.make(levels, signed, per_channel)
+        parameter, largest = node.scale, node.scale.detach() * node.max_level
+        node.set_levels(fewer)
+        assert (node.levels, (node.min_level, node.max_level)) == (fewer, level_bounds(fewer, signed))
+        assert node.scale is parameter  # an optimizer has hold of it
+        # A product and a quotient of float32, each rounded.
+        assert torch.allclose(node.scale * node.max_level, largest, rtol=4e-7, atol=0)
+        assert torch.allclose(node(torch.full((2, 5), 1e6)), largest.expand(2, 5), rtol=4e-7, atol=0)
+        assert node.problem() is None
+
+    def test_the_scale_stays_where_it_is_to(self, levels, fewer, signed, per_channel):
+        node = self.make(levels, signed, per_channel)
+        scale = node.scale.detach().clone()
+        node.set_levels(fewer, keep_range=False)
+        assert (node.levels, (node.min_level, node.max_level)) == (fewer, level_bounds(fewer, signed))
+        assert torch.equal(node.scale, scale)
+        fresh = LSQQuantizer(fewer, signed, 5, per_channel)
+        fresh.set_scale(scale)
+        x = torch.randn(50, 5) * 4
+        assert torch.equal(node(x), fresh(x))
+        assert torch.equal(node.quantize(x), fresh.quantize(x))
+
+    def test_the_gradient_is_that_of_a_node_made_so(self, levels, fewer, signed, per_channel):
+        changed = self.make(levels, signed, per_channel).double()
+        changed.set_levels(fewer)
+        x = torch.randn(4, 3, 5, dtype=torch.float64) * 4
+        x.requires_grad_()
+        grad = torch.randn_like(x)
+        changed(x).backward(grad)
+        expected_x, expected_scale = reference_gradients(
+            x.detach(), changed.scale.detach(), grad, *level_bounds(fewer, signed), 5, per_channel
+        )
+        assert torch.equal(x.grad, expected_x)
+        assert torch.allclose(changed.scale.grad, expected_scale, rtol=1e-12, atol=1e-12)  # the order of a sum
+
+    @pytest.mark.parametrize("keep_range", [False, True])
+    @pytest.mark.parametrize("bad", [2, 7, 258, 16.0])
+    def test_bad_levels_change_nothing(self, levels, fewer, signed, per_channel, bad, keep_range):
+        node = self.make(levels, signed, per_channel)
+        before, scale = dict(vars(node)), node.scale.detach().clone()
+        with pytest.raises(ValueError, match="quantization_levels must be an even integer from 4 to 256"):
+            node.set_levels(bad, keep_range)
+        assert vars(node) == before
+        assert torch.equal(node.scale, scale)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_levels_that_need_it_get_a_wider_integer(signed):
+    node = make(128, signed)
+    assert node.level_dtype == torch.int8
+    for levels, dtype in ((130, torch.int16), (256, torch.int16), (128, torch.int8), (4, torch.int8)):
+        node.set_levels(levels)
+        assert node.level_dtype == dtype
+        # What a neuron spikes from one bound to the other has to fit too.
+        assert node.max_level - node.min_level <= torch.iinfo(dtype).max
+
+
+def test_an_uncalibrated_node_is_still_one_after_its_levels_changed():
+    node = LSQQuantizer(16, True, 3)
+    node.set_levels(8)
+    assert not bool(node.initialized)
+
+
+@pytest.mark.parametrize("shape", [(1,), (5,), (4, 1, 1), (4, 3, 1), (4, 3, 5), (3, 1)])
+def test_gradient_of_a_scale_of_any_shape_is_the_sum_over_what_shares_it(shape):
+    """Eq. 3 element by element, then summed into the scale that each element broadcasts from."""
+    scale = (torch.rand(shape, dtype=torch.float64) + 0.1).requires_grad_()
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    grad = torch.randn_like(x)
+    LSQFunction.apply(x, scale, -3, 2, 0.5).backward(grad)
+
+    which = torch.arange(scale.numel()).reshape(shape).expand(4, 3, 5).flatten().tolist()
+    expected = [0.0] * scale.numel()
+    for index, value, g in zip(which, x.flatten().tolist(), grad.flatten().tolist(), strict=True):
+        position = value / scale.detach().flatten()[index].item()
+        inside = -3 < position < 2
+        slope = math.floor(position + 0.5) - position if inside else min(max(position, -3), 2)
+        expected[index] += 0.5 * g * slope
+    assert scale.grad.shape == shape
+    assert scale.grad.flatten().tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)  # the order of a sum

@@ -11,9 +11,7 @@ from spikezip_hf import (
     SpikeViTForImageClassification,
     verify_equivalence,
 )
-from spikezip_hf.training.distillation import soft_label_loss
 from spikezip_hf.models.quantization import MIN_SCALE
-from spikezip_hf.training.optim import parameter_groups, scale_parameter_names
 from tests.conftest import (
     ARCHITECTURES,
     make_ann,
@@ -25,25 +23,7 @@ from tests.conftest import (
     spiking_twin,
     text_class,
 )
-
-
-def make_data(config, count=24):
-    images = make_images(config, count)
-    return [{"pixel_values": image, "labels": torch.tensor(i % 5)} for i, image in enumerate(images)]
-
-
-def make_args(tmp_path, **fields):
-    defaults = {
-        "output_dir": str(tmp_path),
-        "per_device_train_batch_size": 8,
-        "num_train_epochs": 1,
-        "learning_rate": 1e-3,
-        "use_cpu": True,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
-    }
-    return QATTrainingArguments(**{**defaults, **fields})
+from tests.training.common import make_args, make_data, make_text_data, text_collator
 
 
 def test_training_calibrates_learns_and_converts(tmp_path):
@@ -94,8 +74,8 @@ class TestCalibrationBeforeTraining:
 
     def test_as_the_arguments_say(self, tmp_path, monkeypatch):
         qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=8)
-        calls = self.train(tmp_path, monkeypatch, qann, calibration_batches=2, calibration_method="lsq")
-        assert calls == [(2, "lsq", False)]
+        calls = self.train(tmp_path, monkeypatch, qann, calibration_samples=10, calibration_method="lsq")
+        assert calls == [(1, "lsq", False)]
 
     def test_scales_that_are_set_are_kept(self, tmp_path, monkeypatch):
         qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=8)
@@ -106,77 +86,6 @@ class TestCalibrationBeforeTraining:
 
     def test_not_repeated(self, tmp_path, monkeypatch):
         assert self.train(tmp_path, monkeypatch, make_qann()) == []
-
-
-@pytest.mark.parametrize("weight", [0.0, 1.0, 0.25])
-def test_loss_is_hard_labels_and_weighted_soft_labels(tmp_path, weight):
-    qann, teacher = make_qann(), make_ann(seed=5)
-    args = make_args(tmp_path, distillation_weight=weight, distillation_temperature=3.0)
-    trainer = QATTrainer(qann, args, teacher_model=teacher, train_dataset=make_data(qann.config))
-    images, labels = make_images(qann.config, 6), torch.arange(6) % 5
-    logits = qann.train()(images).logits
-    with torch.no_grad():
-        soft = teacher(images).logits
-    expected = torch.nn.functional.cross_entropy(logits, labels)
-    p, q = (soft / 3).softmax(-1), (logits / 3).softmax(-1)
-    expected = expected + weight * 9 * (p * (p / q).log()).sum(-1).mean()
-    loss = trainer.compute_loss(qann, {"pixel_values": images, "labels": labels})
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    # Evaluation is of the model alone.
-    hard = trainer.compute_loss(qann.eval(), {"pixel_values": images, "labels": labels})
-    assert hard.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
-
-
-def test_soft_label_loss_of_equal_logits_is_zero():
-    logits = torch.randn(4, 7)
-    assert soft_label_loss(logits, logits).item() == pytest.approx(0.0, abs=1e-6)
-
-
-@pytest.mark.parametrize("accumulation", [2, 4])
-def test_gradient_accumulation_changes_nothing(tmp_path, accumulation):
-    def losses_and_scales(steps):
-        qann = make_qann()
-        args = make_args(
-            tmp_path,
-            per_device_train_batch_size=8 // steps,
-            gradient_accumulation_steps=steps,
-            max_grad_norm=0.0,
-            optim="sgd",
-            learning_rate=0.1,
-            logging_steps=1,
-            seed=3,
-        )
-        trainer = QATTrainer(qann, args, teacher_model=make_ann(seed=5), train_dataset=make_data(qann.config))
-        trainer.train()
-        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        return [float(loss) for loss in losses], torch.cat([p.detach().flatten() for p in qann.parameters()])
-
-    (one, weights), (other, others) = losses_and_scales(1), losses_and_scales(accumulation)
-    assert one == pytest.approx(other, rel=1e-3)  # Trainer logs rounded numbers
-    # Steps of plain SGD on sums added up in another order (float32).
-    assert torch.allclose(weights, others, rtol=0, atol=1e-5)
-
-
-def test_parameter_groups():
-    qann = make_qann()
-    names = {name for name, _ in qann.named_parameters()}
-    scales = scale_parameter_names(qann)
-    assert scales == {name for name in names if name.endswith(".scale")}
-    assert len(scales) == len(qann.nodes)
-    decayed, of_scales = parameter_groups(qann, names, 0.05, scale_learning_rate=1e-4)
-    assert decayed["weight_decay"] == 0.05
-    assert (of_scales["weight_decay"], of_scales["lr"]) == (0.0, 1e-4)
-    assert len(of_scales["params"]) == len(scales)
-    assert len(decayed["params"]) + len(of_scales["params"]) == len(names)
-
-
-def test_only_named_parameters_decay():
-    qann = make_qann()
-    weights = {name for name, _ in qann.named_parameters() if name.endswith("weight")}
-    groups = parameter_groups(qann, weights | scale_parameter_names(qann), 0.05, scale_learning_rate=1e-4)
-    assert [group["weight_decay"] for group in groups] == [0.05, 0.0, 0.0]
-    assert ["lr" in group for group in groups] == [False, False, True]
-    assert len(groups[0]["params"]) == len(weights)
 
 
 def test_teacher_is_in_eval_mode_and_left_alone(tmp_path):
@@ -223,32 +132,11 @@ def test_predictions_are_plain_logits_for_both_twins(tmp_path):
 class TestText:
     """The same trainer on padded texts, as a tokenizer and its collator give them."""
 
-    def make_data(self, config, count=24):
-        texts = []
-        for i in range(count):
-            one = make_texts(config, [3 + i % 9], seed=i)
-            texts.append({**{key: value[0] for key, value in one.items()}, "labels": i % 3})
-        return texts
-
-    def collate(self, config):
-        def pad(examples):
-            longest = max(len(example["input_ids"]) for example in examples)
-            filler = {"input_ids": config.pad_token_id, "token_type_ids": 0, "attention_mask": 0}
-            batch = {
-                key: torch.stack(
-                    [torch.nn.functional.pad(e[key], (0, longest - len(e[key])), value=value) for e in examples]
-                )
-                for key, value in filler.items()
-            }
-            return {**batch, "labels": torch.tensor([example["labels"] for example in examples])}
-
-        return pad
-
     @pytest.mark.parametrize("architecture", ARCHITECTURES)
     def test_training_with_a_teacher_learns_and_converts(self, tmp_path, architecture):
         ann = make_text_ann(architecture)
         qann = text_class("Quant", architecture).from_ann(ann, quantization_levels=8)
-        data, collate = self.make_data(ann.config), self.collate(ann.config)
+        data, collate = make_text_data(ann.config), text_collator(ann.config)
         args = make_args(tmp_path, num_train_epochs=15, bf16=True)
         trainer = QATTrainer(
             qann, args, teacher_model=ann, train_dataset=data, eval_dataset=data, data_collator=collate
@@ -291,7 +179,7 @@ class TestText:
     def test_predictions_are_plain_logits_for_both_twins(self, tmp_path, architecture):
         qann = make_text_qann(architecture)
         snn = spiking_twin(qann, time_steps=400)
-        data, collate = self.make_data(qann.config, 8), self.collate(qann.config)
+        data, collate = make_text_data(qann.config, 8), text_collator(qann.config)
         args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True)
         outputs = [Trainer(model, args, data_collator=collate).predict(data) for model in (qann, snn)]
         assert outputs[0].predictions.shape == (8, 3)
@@ -323,9 +211,33 @@ class TestRefusals:
             {"distillation_weight": -1.0},
             {"distillation_temperature": 0.0},
             {"scale_learning_rate": 0.0},
-            {"calibration_batches": 0},
+            {"calibration_samples": 0},
             {"calibration_method": "max"},
-            {"label_smoothing_factor": 0.1},
+            {"label_smoothing_factor": 1.0},
+            {"distillation_form": "mse"},
+            {"hidden_state_weight": -0.5},
+            {"attention_weight": -0.5},
+            {"mixup_alpha": -0.1},
+            {"cutmix_alpha": -0.1},
+            {"layer_decay": 0.0},
+            {"layer_decay": 1.5},
+            {"base_learning_rate": 0.0},
+            {"total_train_batch_size": 12},
+            {"total_train_batch_size": 0},
+            {"warmup_epochs": 1.0},
+            {"level_schedule": []},
+            {"level_schedule": [64, 7]},
+            {
+                "level_schedule": [16],
+                "load_best_model_at_end": True,
+                "eval_strategy": "epoch",
+                "save_strategy": "epoch",
+            },
+            {"freeze_scales_after": 1.1},
+            {"snn_eval_every": -1},
+            {"snn_eval_samples": 0},
+            {"snn_eval_time_steps": []},
+            {"snn_eval_time_steps": [8, 0]},
         ],
     )
     def test_arguments(self, tmp_path, field):
@@ -335,6 +247,15 @@ class TestRefusals:
 
 def test_arguments_parse_from_the_command_line(tmp_path):
     (args,) = HfArgumentParser(QATTrainingArguments).parse_args_into_dataclasses(
-        ["--output_dir", str(tmp_path), "--distillation_temperature", "4", "--scale_learning_rate", "1e-4"]
+        f"--output_dir {tmp_path} --distillation_temperature 4 --scale_learning_rate 1e-4 --level_schedule 64 32 "
+        "--teacher_model org/teacher --snn_eval_time_steps 8".split()
     )
     assert (args.distillation_temperature, args.scale_learning_rate) == (4.0, 1e-4)
+    assert (args.level_schedule, args.teacher_model, args.snn_eval_time_steps) == ([64, 32], "org/teacher", [8])
+
+
+def test_every_argument_has_help():
+    own = set(QATTrainingArguments.__dataclass_fields__) - set(TrainingArguments.__dataclass_fields__)
+    assert len(own) > 15
+    for name in own:
+        assert len(QATTrainingArguments.__dataclass_fields__[name].metadata["help"]) > 20, name

@@ -116,4 +116,6 @@ def quant_class(ann_class: type[PreTrainedModel]) -> type[TwinPreTrainedModel]:
     for quantized, source in SOURCES.items():
         if source is ann_class:
             return quantized
-    raise ValueError(f"{ann_class.__name__} cannot be quantized here, only {', '.join(c.__name__ for c in SOURCES.values())}.")
+    raise ValueError(
+        f"{ann_class.__name__} cannot be quantized here, only {', '.join(c.__name__ for c in SOURCES.values())}."
+    )

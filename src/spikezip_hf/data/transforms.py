@@ -8,8 +8,14 @@ import numpy as np
 import torch
 
 try:
-    from PIL import Image
-    from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
+    from PIL import Image, ImageOps
+    from timm.data.auto_augment import (
+        AugmentOp,
+        AutoAugment,
+        augment_and_mix_transform,
+        auto_augment_transform,
+        rand_augment_transform,
+    )
     from timm.data.random_erasing import RandomErasing
     from timm.data.transforms import RandomResizedCropAndInterpolation
     from torchvision import transforms
@@ -123,9 +129,25 @@ def augmentation(description: str, side: int, color: tuple[int, ...], resample: 
     if resample in ROTATABLE:
         options["interpolation"] = resample
     try:
-        return known[0](description, options)
+        augment = known[0](description, options)
     except (AssertionError, ValueError) as error:  # such as "m1.2.3"
         raise ValueError(f"auto_augment is {description!r}, which timm cannot read: {error}.") from error
+    for operation in operations(augment):
+        if operation.name.startswith("Posterize"):
+            operation.aug_fn = posterize
+    return augment
+
+
+def operations(augment: Any) -> list[AugmentOp]:
+    """Those among which timm's augmentation draws."""
+    if isinstance(augment, AutoAugment):
+        return [operation for policy in augment.policy for operation in policy]
+    return list(augment.ops)
+
+
+def posterize(image: Image.Image, bits: int, **_: Any) -> Image.Image:
+    """The first bits of each byte. At its greatest magnitude timm asks for none: black, which Pillow 13 refuses."""
+    return image.point([0] * 256 * len(image.getbands())) if bits < 1 else ImageOps.posterize(image, min(bits, 8))
 
 
 class Resize:

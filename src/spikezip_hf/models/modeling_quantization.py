@@ -142,8 +142,8 @@ class TwinPreTrainedModel(PreTrainedModel):
                 continue
             if problem := quantizer.problem():
                 raise ValueError(
-                    f"{quantizer.name}.scale {problem}. Calibrate the quantized model with calibrate(batches), or train it "
-                    "with a lower learning rate for scales if training broke it."
+                    f"{quantizer.name}.scale {problem}. Calibrate the quantized model with calibrate(batches), or train "
+                    "it with a lower learning rate for scales if training broke it."
                 )
 
 

@@ -57,8 +57,8 @@ def dequantize(levels: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) ->
 class LSQFunction(torch.autograd.Function):
     """Quantize and dequantize, with LSQ's gradients (Esser et al. 2019, Eq. 3 and 5).
 
-    The scale is of any shape that broadcasts to x. Forward and backward are one function each, a few passes over memory
-    and one saved tensor, not a chain of operators that each keep their own.
+    The scale is of any shape that broadcasts to x. Forward and backward are one function each, a few passes over
+    memory and one saved tensor, not a chain of operators that each keep their own.
 
     An autograd function and not the usual `(q - x).detach() + x`: that sum rounds, and the values a QANN computes
     with would differ in the last bit from the ones its neurons emit.

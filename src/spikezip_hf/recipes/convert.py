@@ -82,7 +82,9 @@ def accuracy_on(network, split, collate, size: int = 64) -> float:
     """Share of the samples that the network, in its own precision, gets right."""
     right = 0
     with eval_mode(network):
-        for batch in tqdm(batches(split, collate, size), total=-(-len(split) // size), desc="evaluating", unit="batch"):
+        for batch in tqdm(
+            batches(split, collate, size), total=-(-len(split) // size), desc="evaluating", unit="batch"
+        ):
             labels = batch.pop("labels")
             inputs = {key: value.to(network.device) for key, value in batch.items()}
             right += int((network(**inputs).logits.argmax(-1).cpu() == labels).sum())

@@ -131,7 +131,9 @@ def load_vit(source: str, fields: dict) -> tuple[ViTForImageClassification, ViTI
     return vit, AutoImageProcessor.from_pretrained(source)
 
 
-def small_vit(fields: dict, mean: list[float], std: list[float]) -> tuple[ViTForImageClassification, ViTImageProcessor]:
+def small_vit(
+    fields: dict, mean: list[float], std: list[float]
+) -> tuple[ViTForImageClassification, ViTImageProcessor]:
     """An untrained ViT with ReLU, and the image processor for images of its size."""
     config = ViTConfig(**{"hidden_act": "relu", **fields})
     size = {"height": config.image_size, "width": config.image_size}

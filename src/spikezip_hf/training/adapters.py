@@ -1,9 +1,9 @@
 """PEFT's adapters on Quant models.
 
-    qann.calibrate(batches)
-    adapted = get_peft_model(qann, LoraConfig(target_modules=["query", "value"], modules_to_save=scale_modules(qann)))
-    QATTrainer(adapted, args, ...).train()
-    snn = Spike....from_quantized(adapted.merge_and_unload())
+qann.calibrate(batches)
+adapted = get_peft_model(qann, LoraConfig(target_modules=["query", "value"], modules_to_save=scale_modules(qann)))
+QATTrainer(adapted, args, ...).train()
+snn = Spike....from_quantized(adapted.merge_and_unload())
 """
 
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel

@@ -30,7 +30,9 @@ class DistillationTrainingArguments(TrainingArguments):
 
     teacher_model: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub id of the network to learn from; a model can be given to the trainer itself."},
+        metadata={
+            "help": "Folder or Hub id of the network to learn from; a model can be given to the trainer itself."
+        },
     )
     distillation_weight: float = field(
         default=1.0,
@@ -63,7 +65,9 @@ class DistillationTrainingArguments(TrainingArguments):
     )
     base_learning_rate: float | None = field(
         default=None,
-        metadata={"help": f"Sets learning_rate to this, times the total batch over {BASE_BATCH}, as the paper's code."},
+        metadata={
+            "help": f"Sets learning_rate to this, times the total batch over {BASE_BATCH}, as the paper's code."
+        },
     )
     total_train_batch_size: int | None = field(
         default=None,
@@ -93,8 +97,8 @@ class DistillationTrainingArguments(TrainingArguments):
             check_positive_integer("total_train_batch_size", self.total_train_batch_size)
             if self.total_train_batch_size % at_once:
                 raise ValueError(
-                    f"total_train_batch_size ({self.total_train_batch_size}) is not a multiple of the {at_once} samples "
-                    "that the devices take at once: change per_device_train_batch_size."
+                    f"total_train_batch_size ({self.total_train_batch_size}) is not a multiple of the {at_once} "
+                    "samples that the devices take at once: change per_device_train_batch_size."
                 )
             self.gradient_accumulation_steps = self.total_train_batch_size // at_once
         if self.base_learning_rate is not None:
@@ -114,7 +118,8 @@ class QATTrainingArguments(DistillationTrainingArguments):
         default=None, metadata={"help": "Learning rate of the quantizer scales. Default: the one of the weights."}
     )
     calibration_samples: int = field(
-        default=256, metadata={"help": "Training samples that set the scales before the first step, where none are set."}
+        default=256,
+        metadata={"help": "Training samples that set the scales before the first step, where none are set."},
     )
     calibration_method: str = field(
         default="mse", metadata={"help": "How they set them: 'mse' (least error) or 'lsq' (2 E|x| / sqrt(S_max))."}
@@ -161,6 +166,6 @@ class QATTrainingArguments(DistillationTrainingArguments):
                     raise ValueError(f"level_schedule: {error}") from error
             if self.load_best_model_at_end:
                 raise ValueError(
-                    "level_schedule cannot go with load_best_model_at_end: the best network may have other levels than "
-                    "the last one."
+                    "level_schedule cannot go with load_best_model_at_end: the best network may have other levels "
+                    "than the last one."
                 )

@@ -100,7 +100,7 @@ class DistillationTrainer(Trainer):
                 raise ValueError("mixup_alpha and cutmix_alpha are for images: set them to 0.")
             self.mixer = image_mixer(args.mixup_alpha, args.cutmix_alpha, model.config.num_labels)
         super().__init__(model, args, **kwargs)
-        # compute_loss divides by the number of items in the step, so Trainer has to count them, and not to divide again.
+        # compute_loss divides by the number of items in the step: Trainer has to count them, and not to divide again.
         self.model_accepts_loss_kwargs = True
         self.teacher = None
         if teacher_model is not None:
@@ -164,9 +164,11 @@ class DistillationTrainer(Trainer):
         single_label = not labels.is_floating_point() and self.model.config.num_labels > 1
         parts, outputs = self.parts_of(model, inputs, single_label)
         # A mean over no items is not a number; the share of none is 0.
-        parts = {name: part.nan_to_num() * share for name, part in parts.items()} if not items else {
-            name: part * share for name, part in parts.items()
-        }
+        parts = (
+            {name: part.nan_to_num() * share for name, part in parts.items()}
+            if not items
+            else {name: part * share for name, part in parts.items()}
+        )
         weights = {
             "soft_label_loss": self.args.distillation_weight,
             "hidden_state_loss": self.args.hidden_state_weight,

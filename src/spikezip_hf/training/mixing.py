@@ -17,7 +17,9 @@ def image_mixer(mixup_alpha: float, cutmix_alpha: float, num_labels: int) -> Cal
     try:
         from torchvision.transforms import v2
     except ImportError as error:
-        raise ImportError("mixup_alpha and cutmix_alpha need torchvision: pip install 'spikezip-hf[vision]'.") from error
+        raise ImportError(
+            "mixup_alpha and cutmix_alpha need torchvision: pip install 'spikezip-hf[vision]'."
+        ) from error
     kinds: list[torch.nn.Module] = []
     if mixup_alpha:
         kinds.append(v2.MixUp(alpha=mixup_alpha, num_classes=num_labels))

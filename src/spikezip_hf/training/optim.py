@@ -30,7 +30,7 @@ def layer_id(name: str, num_layers: int) -> int:
 
 
 def learning_rate_factor(name: str, num_layers: int, layer_decay: float) -> float:
-    """Layer-wise decay of the learning rate, layer_decay ^ (num_layers + 1 - id) (Clark et al. 2020; Bao et al. 2022)."""
+    """Layer-wise decay, layer_decay ^ (num_layers + 1 - id) (Clark et al. 2020; Bao et al. 2022)."""
     return layer_decay ** (num_layers + 1 - layer_id(name, num_layers))
 
 

@@ -98,7 +98,9 @@ class QATTrainer(DistillationTrainer):
         collate = self._get_collator_with_removed_columns(self.data_collator)
         if isinstance(dataset, IterableDataset):
             examples = list(islice(dataset, count))
-            return [collate(examples[at : at + CALIBRATION_BATCH]) for at in range(0, len(examples), CALIBRATION_BATCH)]
+            return [
+                collate(examples[at : at + CALIBRATION_BATCH]) for at in range(0, len(examples), CALIBRATION_BATCH)
+            ]
         generator = torch.Generator().manual_seed(self.args.seed)
         chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
         return DataLoader(Subset(dataset, chosen), batch_size=CALIBRATION_BATCH, collate_fn=collate)
