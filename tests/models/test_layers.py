@@ -9,7 +9,15 @@ from huggingface_hub.errors import StrictDataclassError
 
 from spikezip_hf import QuantViTForImageClassification, verify_equivalence
 from spikezip_hf.models.layers import DropPath
-from tests.conftest import ARCHITECTURES, make_ann, make_images, make_text_ann, make_texts, spiking_twin, text_class
+from tests.conftest import (
+    ARCHITECTURES,
+    make_ann,
+    make_batch,
+    make_text_ann,
+    make_texts,
+    spiking_twin,
+    text_class,
+)
 
 networks = pytest.mark.parametrize("architecture", ["vit", *ARCHITECTURES])
 
@@ -21,12 +29,6 @@ def make_uncalibrated(architecture, dtype=torch.float32, ann_fields=None, **fiel
     else:
         quant_class, ann = text_class("Quant", architecture), make_text_ann(architecture, dtype=dtype, **ann_fields)
     return quant_class.from_ann(ann, quantization_levels=16, **fields)
-
-
-def make_batch(qann, seed=7):
-    if qann.config.model_type == "quant_vit":
-        return {"pixel_values": make_images(qann.config, 6, qann.dtype, seed)}
-    return make_texts(qann.config, [12, 7, 9, 3, 12, 5], seed)
 
 
 def make_network(architecture, dtype=torch.float32, **fields):

@@ -11,7 +11,14 @@ from transformers import AutoModel, AutoModelForImageClassification, AutoModelFo
 from spikezip_hf import QuantViTForImageClassification, QuantViTModel, verify_equivalence
 from spikezip_hf.models.operators import Conv2d, Linear, name_operators
 from spikezip_hf.models.quantization import MIN_SCALE, WeightQuantizer
-from tests.conftest import ARCHITECTURES, make_ann, make_images, make_text_ann, make_texts, spiking_twin, text_class
+from tests.conftest import (
+    ARCHITECTURES,
+    make_ann,
+    make_batch,
+    make_text_ann,
+    spiking_twin,
+    text_class,
+)
 
 SHAPES = [(6, 10), (4, 3, 2, 2)]  # of a linear map and of a convolution
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -64,12 +71,6 @@ def make_uncalibrated(architecture, dtype=torch.float32, bare=False, weight_bits
         quant_class = text_class("Quant", architecture, "Model" if bare else "ForSequenceClassification")
     ann = make_ordinary(architecture, dtype, bare)
     return quant_class.from_ann(ann, quantization_levels=16, weight_bits=weight_bits, **fields).eval()
-
-
-def make_batch(qann, seed=7):
-    if qann.config.model_type == "quant_vit":
-        return {"pixel_values": make_images(qann.config, 6, qann.dtype, seed)}
-    return make_texts(qann.config, [12, 7, 9, 3, 12, 5], seed)
 
 
 def make_network(architecture, dtype=torch.float32, bare=False):
@@ -451,9 +452,6 @@ class TestNewHead:
         classifier = type(make_uncalibrated(architecture))
         self.check(classifier.from_pretrained(tmp_path, num_labels=4), head[architecture])
 
-    @pytest.mark.xfail(
-        strict=True, reason="The checkpoint's `initialized` is taken over for a scale that was of another size."
-    )
     def test_of_another_size(self, architecture, tmp_path):
         qann = make_network(architecture)
         qann.save_pretrained(tmp_path)
@@ -471,3 +469,20 @@ class TestNewHead:
         assert torch.equal(out.weight_quantizer.scale, out.weight.abs().amax(1) / 127)
         certificate = verify_equivalence(loaded, spiking_twin(loaded, time_steps=400), make_batch(loaded))
         assert certificate.exact, str(certificate)
+
+
+@networks
+def test_quantized_weights_are_not_passed_over_on_loading(architecture, tmp_path):
+    make_network(architecture).save_pretrained(tmp_path)
+    quant_class = type(make_uncalibrated(architecture))
+    with pytest.raises(ValueError, match="has quantized weights: load it without changing weight_bits"):
+        quant_class.from_pretrained(tmp_path, weight_bits=None)
+
+
+def test_a_certificate_looks_at_the_scales_of_weights():
+    qann = make_network("vit")
+    snn = spiking_twin(qann, time_steps=400)
+    snn.classifier.weight_quantizer.scale.data *= 1.01
+    certificate = verify_equivalence(qann, snn, make_batch(qann))
+    assert not certificate.exact
+    assert certificate.threshold_mismatches == ("classifier.weight_quantizer",)

@@ -1,6 +1,7 @@
 """Recipes and flags to arguments, and what is said where something is wrong with them."""
 
 import dataclasses
+import re
 import sys
 
 import pytest
@@ -136,14 +137,13 @@ def test_fields_of_a_network_in_a_recipe_and_as_json(recipe):
     ],
 )
 def test_one_clear_error(recipe, stage, text, message):
-    with pytest.raises(ValueError) as refused:  # noqa: PT011: the messages are the parameters
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
         parsed(stage, recipe(text))
-    assert message in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 def test_missing_recipe():
-    with pytest.raises(FileNotFoundError, match="^No recipe at nowhere.yaml.$"):
+    with pytest.raises(FileNotFoundError, match=r"^No recipe at nowhere\.yaml\.$"):
         parsed("finetune", "nowhere.yaml")
 
 
@@ -151,12 +151,11 @@ def test_missing_recipe():
     ("name", "value"),
     [
         ("learning_rate", "high"),
-        ("learning_rate", "[1, 2]"),
+        ("learning_rate", "{a: 1}"),
         ("max_steps", "few"),
         ("max_length", "12.5"),
         ("image_mean", "grey"),
         ("streaming", "maybe"),
-        ("output_dir", "{a: 1}"),
         ("network", "[1]"),
         ("report_time_steps", "often"),
     ],
@@ -212,7 +211,7 @@ def test_every_field_has_help(kind):
 
 
 @pytest.mark.parametrize("error", [ValueError("no such thing"), FileNotFoundError("no such thing")])
-def test_main_says_in_one_line_what_is_wrong(error, monkeypatch):
+def test_main_says_in_one_line_what_is_wrong(error):
     def run(argv):
         raise error
 
@@ -259,7 +258,7 @@ def test_main_passes_the_command_line_on_and_exits_with_0(monkeypatch):
 
 
 @pytest.mark.parametrize("stage", KINDS)
-def test_each_stage_names_what_is_missing(stage, monkeypatch):
+def test_each_stage_names_what_is_missing(stage):
     module = {"finetune": finetune, "qat": qat, "convert": convert}[stage]
-    with pytest.raises(FileNotFoundError, match="No recipe at none.yaml"):
+    with pytest.raises(FileNotFoundError, match=r"No recipe at none\.yaml"):
         module.main(["none.yaml"])

@@ -75,7 +75,7 @@ def test_hidden_states_and_attention_are_compared_token_by_token():
 
 @pytest.mark.parametrize("architecture", ["vit", *ARCHITECTURES])
 def test_layers_of_a_student_line_up_with_its_teachers(architecture):
-    """Without quantizers the two networks are one, so their hidden states and attention are the same, each in place."""
+    """Without quantizers the two networks are one, so hidden states and attention are the same, each in place."""
     if architecture == "vit":
         ann, qann = make_ann(), make_qann()
         batch = {"pixel_values": make_images(ann.config, 3)}

@@ -76,7 +76,7 @@ def test_gradients_under_autocast_reach_every_parameter(dtype):
 
 
 def test_group_by_length(tmp_path):
-    qann, losses = train(tmp_path, text=True, train_sampling_strategy="group_by_length")
+    _, losses = train(tmp_path, text=True, train_sampling_strategy="group_by_length")
     assert len(losses) == 10
     assert losses[-1] < losses[0]
 

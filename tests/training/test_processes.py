@@ -22,15 +22,16 @@ from tests.training.common import make_args, make_data
 
 folder, batch = sys.argv[1], int(sys.argv[2])
 torch.set_num_threads(1)
-ann = make_ann()
+ann = make_ann(dtype=torch.float64)
 qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=8)
-data = make_data(ann.config, 44)
+data = [{**x, "pixel_values": x["pixel_values"].double()} for x in make_data(ann.config, 48)]
 args = make_args(
-    folder, per_device_train_batch_size=batch, num_train_epochs=3, logging_steps=1, eval_strategy="epoch",
-    snn_eval_every=1, snn_eval_time_steps=[150], snn_eval_samples=11, ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None, learning_rate=3e-3,
-    max_grad_norm=0.0, hidden_state_weight=0.5,
+    folder, per_device_train_batch_size=batch, num_train_epochs=2, logging_steps=1, eval_strategy="epoch",
+    snn_eval_every=1, snn_eval_time_steps=[150], snn_eval_samples=11, learning_rate=3e-3, max_grad_norm=0.0,
+    hidden_state_weight=0.5, ddp_backend="gloo" if "WORLD_SIZE" in os.environ else None,
 )
-trainer = QATTrainer(qann, args, teacher_model=make_ann(seed=5), train_dataset=data, eval_dataset=data)
+teacher = make_ann(seed=5, dtype=torch.float64)
+trainer = QATTrainer(qann, args, teacher_model=teacher, train_dataset=data, eval_dataset=data)
 trainer.train()
 scales = torch.cat([node.scale.detach() for node in qann.nodes]).tolist()
 record = {"scales": scales, "log": trainer.state.log_history, "processes": args.world_size}
@@ -72,22 +73,20 @@ def test_both_have_the_same_scales(records):
 
 
 def test_scales_and_losses_are_those_of_one_process(records):
-    """Sums are added up in another order, and in float32, so all but equal."""
+    """In float64, and all but equal: sums are added up in another order, soft losses are in float32."""
     assert torch.allclose(torch.tensor(records[2][0]["scales"]), torch.tensor(records[1][0]["scales"]), rtol=1e-4)
     for name in ("loss", "hard_label_loss", "soft_label_loss", "hidden_state_loss"):
         curves = [[float(e[name]) for e in records[count][0]["log"] if "loss" in e] for count in (1, 2)]
-        assert len(curves[0]) == len(curves[1]) == 18  # 44 samples: 5 steps of 8 and one of 4, three times
-        assert curves[0] == pytest.approx(curves[1], rel=2e-3), name
+        assert len(curves[0]) == len(curves[1]) == 12
+        assert curves[0] == pytest.approx(curves[1], rel=1e-4), name
 
 
 def test_the_spiking_network_is_evaluated_once_over_all(records):
-    for count in (1, 2):
-        found = [e for e in records[count][0]["log"] if "eval_snn_T150_loss" in e or "eval_snn_T150_accuracy" in e]
-        assert len(found) == 3
     answers = [
         [e["eval_snn_T150_accuracy"] for e in records[count][0]["log"] if "eval_snn_T150_accuracy" in e]
         for count in (1, 2)
     ]
+    assert len(answers[0]) == 2
     assert answers[0] == answers[1]
     assert all(round(value * 11, 6) == round(value * 11) for value in answers[0])  # of 11 samples, none twice
 

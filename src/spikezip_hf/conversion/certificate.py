@@ -18,7 +18,7 @@ class Certificate:
         exact: every sample reached equilibrium, with every level, every threshold and every logit equal.
         mismatches: {node name: neurons whose final level differs}, nodes without a difference left out, in network
             order: the first name is where the difference begins.
-        threshold_mismatches: names of nodes whose threshold is not their quantizer's scale.
+        threshold_mismatches: names of nodes, and of quantizers of weights, whose scale is not that of the twin.
         equilibrium_step: (B,) int64, -1 where equilibrium was not reached.
         logits_equal: `torch.equal` of the two outputs.
         max_logit_difference: largest absolute difference of the two outputs.
@@ -116,7 +116,7 @@ def certify(qann, snn, inputs: Mapping[str, torch.Tensor], run: Trajectory, time
     mismatches = {name: count for name, count in mismatches.items() if count}
     thresholds = tuple(
         ours.name
-        for ours, theirs in zip(snn.nodes, qann.nodes, strict=True)
+        for ours, theirs in zip(snn.quantizers, qann.quantizers, strict=True)
         if not torch.equal(ours.scale, theirs.scale)
     )
     assert run.equilibrium_step is not None

@@ -111,6 +111,9 @@ class TwinPreTrainedModel(PreTrainedModel):
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
         missing = sorted({*info["missing_keys"], *mismatched})
+        for path, module in model.named_modules():
+            if isinstance(module, Quantizer) and f"{path}.scale" in mismatched:
+                module.initialized.fill_(False)  # the file says that it is set, but of another size
         model.check_loaded(str(pretrained_model_name_or_path), missing, sorted(info["unexpected_keys"]))
         return (model, info) if want_info else model
 
@@ -133,6 +136,8 @@ class TwinPreTrainedModel(PreTrainedModel):
                 f"not a checkpoint of {type(self).__name__}. Convert an ordinary model with "
                 f"{type(self).__name__.replace('Spike', 'Quant')}.from_ann(ann) and calibrate it."
             )
+        if any(".weight_quantizer." in key for key in unexpected_keys):
+            raise ValueError(f"{source} has quantized weights: load it without changing weight_bits.")
         self.check_nodes(allow_uncalibrated=True)
 
     def check_nodes(self, allow_uncalibrated: bool = False) -> None:
@@ -142,8 +147,8 @@ class TwinPreTrainedModel(PreTrainedModel):
                 continue
             if problem := quantizer.problem():
                 raise ValueError(
-                    f"{quantizer.name}.scale {problem}. Calibrate the quantized model with calibrate(batches), or train "
-                    "it with a lower learning rate for scales if training broke it."
+                    f"{quantizer.name}.scale {problem}. Calibrate the quantized model with calibrate(batches), or "
+                    "train it with a lower learning rate for scales if training broke it."
                 )
 
 
@@ -270,9 +275,11 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             TypeError: `qann` is not of the Quant twin's class.
             ValueError: a scale was never calibrated or is not usable; the message names its node.
         """
-        if hasattr(qann, "merge_and_unload"):
+        adapters = [name for name in qann.state_dict() if ".base_layer." in name or ".modules_to_save." in name]
+        if hasattr(qann, "merge_and_unload") or adapters:
             raise TypeError(
-                "from_quantized takes a plain Quant model: call merge_and_unload() on the PEFT model first."
+                "from_quantized takes a plain Quant model, and this one has PEFT's adapters in it: call "
+                "merge_and_unload() on the PEFT model, and convert what that returns."
             )
         if type(qann).__name__ != cls.quant_class.__name__:
             raise TypeError(

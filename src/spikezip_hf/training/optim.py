@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable
 
 from torch import nn
+from transformers import PreTrainedModel
 
 from spikezip_hf.models.quantization import Quantizer
 
@@ -35,7 +36,7 @@ def learning_rate_factor(name: str, num_layers: int, layer_decay: float) -> floa
 
 
 def parameter_groups(
-    model: nn.Module,
+    model: PreTrainedModel,
     *,
     decay_names: Iterable[str],
     learning_rate: float,
@@ -60,7 +61,7 @@ def parameter_groups(
             continue
         rate = learning_rate if scale_learning_rate is None or name not in scales else scale_learning_rate
         if layer_decay != 1:
-            rate *= learning_rate_factor(name, model.config.num_hidden_layers, layer_decay)  # type: ignore[union-attr]
+            rate *= learning_rate_factor(name, model.config.num_hidden_layers, layer_decay)
         decay = weight_decay if name in decaying and name not in scales else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]

@@ -43,7 +43,9 @@ def evaluate_snn(
         {"T32_accuracy": ..., "at_equilibrium": share of samples settled by the largest T}.
     """
     compute_metrics = compute_metrics or share_correct
-    logits, labels, settled = [], [], []
+    logits: list[numpy.ndarray] = []
+    labels: list[numpy.ndarray] = []
+    settled: list[numpy.ndarray] = []
     for batch in batches:
         features = {key: value for key, value in batch.items() if key != "labels"}
         out = snn(**features, time_steps=max(steps), output_time_steps=True)

@@ -32,8 +32,8 @@ def underlying_qann(model) -> QuantPreTrainedModel:
         )
     if adapted and qann.config.weight_bits is not None:
         raise ValueError(
-            "weight_bits is set: an adapter is added outside of the quantized weight, and merging it would give another "
-            "network. Train the adapter with weight_bits=None, merge it, and quantize the weights of the result."
+            "weight_bits is set: an adapter is added outside of the quantized weight, and merging it would give "
+            "another network. Train the adapter with weight_bits=None, merge it, and quantize the result's weights."
         )
     if adapted and not qann.calibrated:
         raise ValueError("Call calibrate(batches) on the Quant model before get_peft_model: adapters hold its scales.")
