@@ -52,6 +52,11 @@ def check_soft_labels(config) -> None:
         )
 
 
+def mean(values: torch.Tensor) -> torch.Tensor:
+    """Mean, and 0 of nothing: a micro-batch of tokens may have no label at all."""
+    return values.sum() / max(values.numel(), 1)
+
+
 class DistillationTrainer(Trainer):
     """transformers' Trainer of a classifier, with a teacher if given, mixed images and layer-wise decay.
 
@@ -89,11 +94,10 @@ class DistillationTrainer(Trainer):
     ):
         if not isinstance(args, self.args_class):
             raise TypeError(f"args must be {self.args_class.__name__}, got {type(args).__name__}.")
-        teacher_model = args.teacher_model if teacher_model is None else teacher_model
-        if isinstance(teacher_model, str):
-            teacher_model = load_teacher(teacher_model, model)
-        if teacher_model is not None:
-            self.check_teacher(model.config, teacher_model.config, args)
+        source = args.teacher_model if teacher_model is None else teacher_model
+        teacher = load_teacher(source, model) if isinstance(source, str) else source
+        if teacher is not None:
+            self.check_teacher(model.config, teacher.config, args)
         self.mixer = None
         if args.mixup_alpha or args.cutmix_alpha:
             if getattr(model, "main_input_name", None) != "pixel_values":
@@ -103,10 +107,10 @@ class DistillationTrainer(Trainer):
         # compute_loss divides by the number of items in the step: Trainer has to count them, and not to divide again.
         self.model_accepts_loss_kwargs = True
         self.teacher = None
-        if teacher_model is not None:
-            self.teacher = teacher_model.to(self.args.device).eval()
+        if teacher is not None:
+            self.teacher = teacher.to(self.args.device).eval()
             if args.attention_weight:
-                self.teacher.set_attn_implementation("eager")  # other kernels do not return attention probabilities
+                teacher.set_attn_implementation("eager")  # other kernels do not return attention probabilities
         self.loss_parts: dict[str, torch.Tensor] = {}
         self.parts_logged_at = 0
 
@@ -154,21 +158,10 @@ class DistillationTrainer(Trainer):
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-        items = labels.ne(-100).sum()
-        if num_items_in_batch is None:
-            share = 1.0
-        else:
-            share = items / torch.as_tensor(num_items_in_batch).reshape(-1)[0]
-            if self.args.average_tokens_across_devices:  # it counted the items of all, who then take the mean
-                share = share * self.accelerator.num_processes
         single_label = not labels.is_floating_point() and self.model.config.num_labels > 1
         parts, outputs = self.parts_of(model, inputs, single_label)
-        # A mean over no items is not a number; the share of none is 0.
-        parts = (
-            {name: part.nan_to_num() * share for name, part in parts.items()}
-            if not items
-            else {name: part * share for name, part in parts.items()}
-        )
+        share = self.share_of_step(labels, num_items_in_batch)
+        parts = {name: part * share for name, part in parts.items()}
         weights = {
             "soft_label_loss": self.args.distillation_weight,
             "hidden_state_loss": self.args.hidden_state_weight,
@@ -180,6 +173,18 @@ class DistillationTrainer(Trainer):
                 self.loss_parts[name] = self.loss_parts.get(name, 0) + part.detach()
         return (loss, outputs) if return_outputs else loss
 
+    def share_of_step(self, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor | float:
+        """What a mean over the items of this micro-batch weighs in the mean over those of the whole step.
+
+        Args:
+            num_items: of the step, as Trainer counts them; None if it could not: then it divides by micro-batches.
+        """
+        if num_items is None:
+            return 1.0
+        share = labels.ne(-100).sum() / torch.as_tensor(num_items, device=labels.device).reshape(-1)[0]
+        # Trainer has then counted the items of all processes, whose gradients are averaged.
+        return share * self.accelerator.num_processes if self.args.average_tokens_across_devices else share
+
     def parts_of(self, model, inputs: dict, single_label: bool) -> tuple[dict[str, torch.Tensor], object]:
         """The parts of the loss, each a mean over the items of this batch, and what the model returned."""
         labels = inputs["labels"]
@@ -189,18 +194,18 @@ class DistillationTrainer(Trainer):
             images, labels = self.mixer(inputs["pixel_values"], labels)
             inputs = {**inputs, "pixel_values": images}
         features = {key: value for key, value in inputs.items() if key != "labels"}
-        wanted = {
-            "output_hidden_states": bool(self.args.hidden_state_weight) or None,
-            "output_attentions": bool(self.args.attention_weight) or None,
+        weights = {
+            "output_hidden_states": self.args.hidden_state_weight,
+            "output_attentions": self.args.attention_weight,
         }
-        wanted = {key: value for key, value in wanted.items() if value and self.teacher is not None}
+        wanted = {output: True for output, weight in weights.items() if weight and self.teacher is not None}
         outputs = model(**(features if single_label else inputs), **wanted)
         of_tokens = outputs.logits.dim() == 3
         chosen = inputs["labels"] != -100 if of_tokens else slice(None)
         logits, targets = outputs.logits[chosen], labels[chosen]
         parts = {}
         if single_label:
-            parts["hard_label_loss"] = hard_label_loss(logits, targets, self.args.label_smoothing_factor).mean()
+            parts["hard_label_loss"] = mean(hard_label_loss(logits, targets, self.args.label_smoothing_factor))
         else:
             parts["hard_label_loss"] = outputs.loss
         if self.teacher is None:
@@ -215,11 +220,11 @@ class DistillationTrainer(Trainer):
             soft = soft_label_loss(logits, teacher_logits, self.args.distillation_temperature)
             if self.args.distillation_form == "focal":
                 soft = soft * focal_weight(logits, teacher_logits, targets)
-            parts["soft_label_loss"] = soft.mean()
+            parts["soft_label_loss"] = mean(soft)
 
         def over_tokens(values: torch.Tensor) -> torch.Tensor:
             if of_tokens:
-                return values[chosen].mean()
+                return mean(values[chosen])
             mask = inputs.get("attention_mask")
             mask = torch.ones_like(values) if mask is None else mask.to(values.dtype)
             return ((values * mask).sum(1) / mask.sum(1)).mean()
