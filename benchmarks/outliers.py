@@ -11,20 +11,17 @@ node against the median one. The head keeps its tanh, so that only quantization 
 import argparse
 import json
 import re
-import sys
 from itertools import product
-from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import spikezip_hf
 from spikezip_hf.analysis import accuracy
+from spikezip_hf.conversion.ann import quant_class
 from spikezip_hf.conversion.calibration import FloatEngine
-from spikezip_hf.data.text import load_text
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
-from text_classification import QUANT, batches, tokenize
+from spikezip_hf.recipes.convert import batches
+from spikezip_hf.recipes.inputs import DataArguments, load_data, text_inputs
 
 LEVELS = (32, 16)
 GRANULARITIES = ("per_tensor", "mixed", "per_channel")
@@ -58,17 +55,19 @@ def main() -> None:
     options = parser.parse_args()
     ann = AutoModelForSequenceClassification.from_pretrained(options.network)
     tokenizer = AutoTokenizer.from_pretrained(options.network)
-    quant_class = QUANT[ann.config.model_type]
-    data = tokenize(load_text(options.data), tokenizer, 128)
-    train, dev = data["train"], batches(data["dev"], tokenizer)
-    calibration = batches(train.select([row * len(train) // 256 for row in range(256)]), tokenizer)
+    arguments = DataArguments(local_name=options.data)
+    data, collate = text_inputs(load_data(arguments, is_text=True), tokenizer, arguments)
+    train, dev = data["train"], list(batches(data["validation"], collate, 16))
+    calibration = list(batches(train.select([row * len(train) // 256 for row in range(256)]), collate, 16))
     labels = torch.cat([batch["labels"] for batch in dev])
 
     rows = []
     for levels, granularity, method in product(LEVELS, GRANULARITIES, METHODS):
-        qann = quant_class.from_ann(
-            ann, quantization_levels=levels, scale_granularity=granularity, head_act="tanh"
-        ).calibrate(calibration, method)
+        qann = (
+            quant_class(type(ann))
+            .from_ann(ann, quantization_levels=levels, scale_granularity=granularity, head_act="tanh")
+            .calibrate(calibration, method)
+        )
         rows.append(
             {
                 "levels": levels,
