@@ -24,7 +24,7 @@ from spikezip_hf.recipes.inputs import (
     text_inputs,
 )
 from spikezip_hf.recipes.parsing import parse
-from spikezip_hf.recipes.qat import load_network
+from spikezip_hf.recipes.qat import is_text_network, load_network
 from spikezip_hf.training.snn_evaluation import evenly_spread
 
 
@@ -105,11 +105,12 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
     source = arguments.ann or (qann_record or {}).get("settings", {}).get("ann")
     if source is None:
         raise ValueError(f"{arguments.qann} has no record of the network it was made from: give --ann.")
-    qann, processor, is_text = load_network(str(arguments.qann))
+    is_text = is_text_network(str(arguments.qann))
+    splits = load_data(data, is_text=is_text, seed=arguments.seed)
+    qann, processor = load_network(str(arguments.qann))
     if not isinstance(qann, QuantPreTrainedModel):
         raise ValueError(f"{arguments.qann} holds a {type(qann).__name__}, not a Quant model: train one first.")
-    ann = load_network(source)[0]
-    splits = load_data(data, is_text=is_text, seed=arguments.seed)
+    ann, _ = load_network(source)
     check_labels(splits, qann.config, str(arguments.qann))
     inputs, collate = (text_inputs if is_text else image_inputs)(splits, processor, data)
     test = inputs[reported_split(splits)]

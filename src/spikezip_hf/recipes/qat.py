@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
@@ -49,21 +50,24 @@ class QuantizationArguments:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def load_network(source: str):
-    """A classifier with its tokenizer or image processor, and whether it is one of text.
+def is_text_network(source: str) -> bool:
+    """Whether the network in a folder or on the Hub is one of text, and not of images.
 
-    Args:
-        source: a folder or Hub id with the processor beside the network.
+    Raises:
+        OSError: there is no network.
+    """
+    return "vit" not in AutoConfig.from_pretrained(source).model_type
+
+
+def load_network(source: str):
+    """A classifier, and the tokenizer or image processor beside it, from a folder or the Hub.
 
     Raises:
         OSError: there is nothing, or no processor.
     """
-    from transformers import AutoConfig
-
-    is_text = "vit" not in AutoConfig.from_pretrained(source).model_type
-    if is_text:
-        return AutoModelForSequenceClassification.from_pretrained(source), AutoTokenizer.from_pretrained(source), True
-    return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source), False
+    if is_text_network(source):
+        return AutoModelForSequenceClassification.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source)
 
 
 def train_quantized(
@@ -81,11 +85,12 @@ def train_quantized(
     settings = stage.settings_of(quantization, data, args)
     if stage.is_finished(folder, settings):
         return {}
-    ann, processor, is_text = load_network(str(quantization.ann))
+    is_text = is_text_network(str(quantization.ann))
+    splits = load_data(data, is_text=is_text, seed=args.seed)
+    ann, processor = load_network(str(quantization.ann))
+    check_labels(splits, ann.config, str(quantization.ann))
     set_seed(args.seed)
     qann = quant_class(type(ann)).from_ann(ann, **quantization.fields())
-    splits = load_data(data, is_text=is_text, seed=args.seed)
-    check_labels(splits, ann.config, str(quantization.ann))
     inputs, collate = (text_inputs if is_text else image_inputs)(splits, processor, data)
     args.remove_unused_columns = is_text  # pixels are made of the column of images, at the last moment
     teacher = None if quantization.no_teacher else args.teacher_model or ann

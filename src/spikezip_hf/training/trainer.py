@@ -72,8 +72,13 @@ class QATTrainer(DistillationTrainer):
                     f"is {self.qann.config.quantization_levels}: make them equal."
                 )
             self.add_callback(LevelSchedule(self.qann, args.level_schedule))
-        if args.snn_eval_every and self.qann is not model:
-            raise ValueError("snn_eval_every: a network with adapters cannot be converted before they are merged.")
+        if args.snn_eval_every:
+            if self.qann is not model:
+                raise ValueError("snn_eval_every: a network with adapters cannot be converted before they are merged.")
+            datasets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
+            for dataset in datasets:
+                if dataset is not None:
+                    evenly_spread(dataset, args.snn_eval_samples)  # refuses a stream now, and not after an epoch
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """Trainer.train, after setting from training data the scales that are not set yet.
