@@ -1,5 +1,6 @@
 """First stage: an ordinary network with ReLU, fine-tuned or trained from scratch."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,12 @@ class NetworkArguments:
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
         if isinstance(self.network, str):
-            raise ValueError(f"network must be a mapping in JSON, got {self.network!r}.")
+            try:
+                self.network = json.loads(self.network)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"network must be a mapping, in JSON on the command line: {error}.") from error
+        if not isinstance(self.network, dict | None):
+            raise ValueError(f"network must be a mapping of config fields, got {self.network!r}.")
         if self.model == OFFLINE and self.is_vit:
             raise ValueError("model: the offline encoder is one of text.")
 

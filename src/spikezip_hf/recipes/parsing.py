@@ -12,10 +12,11 @@
 Every key is a flag of the stage's script, and the other way round.
 """
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import torch
 import yaml
@@ -27,8 +28,8 @@ STAGES = ("finetune", "qat", "convert")
 SHARED = {"finetune": ("data", "training"), "qat": ("data", "training"), "convert": ("data",)}
 
 
-def read_recipe(path: Path, stage: str) -> dict[str, Any]:
-    """Arguments that the recipe at `path` has for `stage`.
+def read_recipe(path: Path, stage: str) -> dict[str, list[str]]:
+    """Arguments that the recipe at `path` has for `stage`, as they would stand on a command line.
 
     Raises:
         FileNotFoundError: no such file.
@@ -36,19 +37,30 @@ def read_recipe(path: Path, stage: str) -> dict[str, Any]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"No recipe at {path}.")
+    text = path.read_text()
     try:
-        recipe = yaml.safe_load(path.read_text())
+        # As text, so that each argument is read in its own type: to YAML 1e-4 is a word, and `no` is false.
+        recipe, typed = yaml.load(text, yaml.BaseLoader), yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     sections = ("data", "training", *STAGES)
     if not isinstance(recipe, dict) or not set(recipe) <= set(sections):
         raise ValueError(f"{path} is not a recipe: it should have the sections {', '.join(sections)}, and no others.")
+    for name, section in recipe.items():
+        if section and not isinstance(section, dict):
+            raise ValueError(f"{path}: section {name!r} should hold arguments with their values, got {section!r}.")
     if stage not in recipe:
         there = ", ".join(name for name in STAGES if name in recipe) or "none"
         raise ValueError(f"{path} has no section {stage!r} (it has {there}): this is another script's recipe.")
-    arguments: dict[str, Any] = {}
-    for section in (*SHARED[stage], stage):
-        arguments |= recipe.get(section) or {}
+    arguments: dict[str, list[str]] = {}
+    for name in (*SHARED[stage], stage):
+        for key, value in (recipe.get(name) or {}).items():
+            if typed[name][key] is None:
+                arguments.pop(key, None)
+            elif isinstance(value, dict):
+                arguments[key] = [json.dumps(typed[name][key])]
+            else:
+                arguments[key] = value if isinstance(value, list) else [value]
     return arguments
 
 
@@ -66,17 +78,15 @@ def parse(stage: str, kinds: Sequence[DataClassType], description: str, argv: Se
         epilog="A recipe is a YAML file with any of these flags; a flag given here counts, whatever the recipe says.",
     )
     parser.set_defaults(use_cpu=not torch.accelerator.is_available())
-    flags = list(argv)
+    flags, written = list(argv), []
     if flags and not flags[0].startswith("-"):
         path = Path(flags.pop(0))
-        values = read_recipe(path, stage)
         known = {action.dest for action in parser._actions}
-        if unknown := [key for key in values if key not in known]:
-            raise ValueError(f"{path}: {unknown[0]}: no such argument of this script.")
-        parser.set_defaults(**values)
-        for action in parser._actions:
-            action.required = action.required and action.dest not in values
-    return list(parser.parse_args_into_dataclasses(args=flags))
+        for key, values in read_recipe(path, stage).items():
+            if key not in known:
+                raise ValueError(f"{path}: {key}: no such argument of this script.")
+            written += [f"--{key}", *values]
+    return list(parser.parse_args_into_dataclasses(args=written + flags))
 
 
 def main(run: Callable[[Sequence[str]], None]) -> NoReturn:
@@ -84,7 +94,7 @@ def main(run: Callable[[Sequence[str]], None]) -> NoReturn:
     try:
         run(sys.argv[1:])
     except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. Run the same command again to go on from the last checkpoint, if there is one.")
     sys.exit(0)
