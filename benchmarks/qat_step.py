@@ -2,17 +2,14 @@
 
     python benchmarks/qat_step.py
 
-Both networks get the same batches in turn, forward, backward and AdamW, without a teacher; the ratio is that of the
-medians. Memory is the peak above what was there before the step (on a CPU that of the process, in a process of its
-own). Prints JSON.
+Both networks get the same batches in turn, forward, backward and AdamW in bfloat16 autocast, without a teacher; the
+ratio is that of the medians. Memory is weights, gradients, the two moments, and what autograd saves for the backward
+pass (each storage once). Prints JSON.
 """
 
 import argparse
 import json
-import resource
 import statistics
-import subprocess
-import sys
 import time
 
 import torch
@@ -94,37 +91,33 @@ def seconds(networks: dict, repeats: int, device: str) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def peak_memory(shape: str, kind: str, attention: str, device: str) -> int:
-    """Bytes that two steps need at most, beyond what the process and the network had before."""
-    network, batch = make(shape, kind, attention)
-    network.to(device)
-    batch = {key: value.to(device) for key, value in batch.items()}
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-6)
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    for _ in range(2):
-        step(network, optimizer, batch, device)
-    after = (
-        torch.cuda.max_memory_allocated()
-        if device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    return after - before
+def saved_for_backward(network, batch, device: str) -> int:
+    """Bytes that a forward pass keeps for the backward pass, each storage once, parameters left out."""
+    own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept: dict[int, torch.Tensor] = {}  # alive until counted, or their memory would be used again
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast(device, torch.bfloat16):
+        network(**batch)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def memory(network, batch, device: str) -> int:
+    """Bytes of a training step: weights, gradients, two moments, and what is saved for the backward pass."""
+    state = 4 * sum(parameter.nbytes for parameter in network.parameters())
+    return state + saved_for_backward(network, batch, device)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--shapes", nargs="*", default=list(SHAPES), choices=list(SHAPES))
-    parser.add_argument("--memory-of", nargs=3, metavar=("SHAPE", "KIND", "ATTENTION"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    if options.memory_of:
-        print(peak_memory(*options.memory_of, device))
-        return
     results: dict = {"threads": torch.get_num_threads(), "device": device, "torch": torch.__version__}
     if device == "cuda":
         results["gpu"] = torch.cuda.get_device_name()
@@ -141,19 +134,15 @@ def main() -> None:
             network, batch = make(shape, kind, attention)
             networks[name] = (network.to(device), {key: value.to(device) for key, value in batch.items()})
         times = seconds(networks, options.repeats, device)
-        networks.clear()
-        memory = {}
-        for name, (kind, attention) in kinds.items():
-            command = [sys.executable, __file__, "--memory-of", shape, kind, attention]
-            memory[name] = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[-1])
+        sizes = {name: memory(network, batch, device) for name, (network, batch) in networks.items()}
         results[shape] = {
             name: {
                 "seconds": round(times[name], 4),
                 "time over ann (sdpa)": round(times[name] / times["ann (sdpa)"], 3),
                 "time over ann (eager)": round(times[name] / times["ann (eager)"], 3),
-                "MiB": round(memory[name] / 2**20),
-                "memory over ann (sdpa)": round(memory[name] / memory["ann (sdpa)"], 3),
-                "memory over ann (eager)": round(memory[name] / memory["ann (eager)"], 3),
+                "MiB": round(sizes[name] / 2**20),
+                "memory over ann (sdpa)": round(sizes[name] / sizes["ann (sdpa)"], 3),
+                "memory over ann (eager)": round(sizes[name] / sizes["ann (eager)"], 3),
             }
             for name in kinds
         }

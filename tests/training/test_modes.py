@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
-from spikezip_hf import QATTrainer, verify_equivalence
+from spikezip_hf import DistillationTrainer, DistillationTrainingArguments, QATTrainer, verify_equivalence
 from spikezip_hf.training.snn_evaluation import evenly_spread
 from tests.conftest import make_ann, make_images, make_qann, make_text_ann, make_text_qann, spiking_twin
 from tests.training.common import make_args, make_data, make_text_data, text_collator
@@ -218,3 +218,22 @@ def test_evaluating_in_mixed_precision_leaves_the_model_exact(tmp_path):
     assert torch.equal(qann(images).logits, expected)
     trainer.predict(data)
     assert torch.equal(qann(images).logits, expected)
+
+
+def test_the_best_of_transformers_own_vit_is_loaded_whole(tmp_path):
+    """transformers saves its ViT under other names than it has; Trainer alone would load nothing, without a word."""
+    ann = make_ann()
+    data = make_data(ann.config, 16)
+    args = make_args(
+        tmp_path,
+        DistillationTrainingArguments,
+        num_train_epochs=3,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        greater_is_better=True,  # of the loss: the first epoch's, not what is in memory at the end
+    )
+    trainer = DistillationTrainer(ann, args, train_dataset=data, eval_dataset=data)
+    trainer.train()
+    assert trainer.state.best_model_checkpoint != str(tmp_path / "checkpoint-6")
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-6)

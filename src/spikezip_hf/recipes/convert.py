@@ -1,12 +1,14 @@
 """Third stage: the spiking twin, and all three networks on the test set."""
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 from transformers.utils.logging import tqdm
 
 from spikezip_hf.analysis import compare_twins, table
@@ -91,6 +93,15 @@ def accuracy_on(network, split, collate, size: int = 64) -> float:
     return right / len(split)
 
 
+def check_writable(path: Path) -> None:
+    """Raise OSError if no file can be written there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"results: {path} is a folder.")
+    home = next(parent for parent in path.absolute().parents if parent.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        raise NotADirectoryError(f"results: {path} cannot be written, for {home} is no folder to write in.")
+
+
 def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, Any]:
     """Convert, save to `output_dir`, and hold the three networks against one another on the test set.
 
@@ -102,6 +113,11 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
     """
     folder = Path(arguments.output_dir)
     qann_record = record_of(str(arguments.qann))
+    results_path = Path(arguments.results) if arguments.results else folder / "results.json"
+    check_writable(results_path)
+    kind = AutoConfig.from_pretrained(str(arguments.qann)).model_type
+    if not kind.startswith("quant_"):
+        raise ValueError(f"{arguments.qann} holds a network of type {kind!r}, not a Quant model: train one first.")
     source = arguments.ann or (qann_record or {}).get("settings", {}).get("ann")
     if source is None:
         raise ValueError(f"{arguments.qann} has no record of the network it was made from: give --ann.")
@@ -152,7 +168,7 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
         "accuracy on the whole split": whole,
         "simulated": figures,
     }
-    stage.write(Path(arguments.results) if arguments.results else folder / "results.json", results)
+    stage.write(results_path, results)
     return {**results, "table": table(figures)}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import DataCollatorWithPadding, default_data_collator
 
 from spikezip_hf.data import image_transforms, load_images, load_text, with_validation
-from spikezip_hf.data.sources import places_of
+from spikezip_hf.data.sources import find_data, places_of
 
 SPLITS = ("train", "validation", "test")
 
@@ -52,7 +52,7 @@ class DataArguments:
             ValueError: none is given.
         """
         if self.data_dir is not None:
-            return self.data_dir
+            return str(find_data(self.data_dir))  # a folder, and never sought on the Hub
         if self.local_name is not None:
             there = [place for place in places_of(self.local_name) if place.is_dir()]
             if there or self.dataset is None:

@@ -85,7 +85,8 @@ def parse(stage: str, kinds: Sequence[DataClassType], description: str, argv: Se
         for key, values in read_recipe(path, stage).items():
             if key not in known:
                 raise ValueError(f"{path}: {key}: no such argument of this script.")
-            written += [f"--{key}", *values]
+            # With =, a value may begin with a minus.
+            written += [f"--{key}={values[0]}"] if len(values) == 1 else [f"--{key}", *values]
     return list(parser.parse_args_into_dataclasses(args=written + flags))
 
 

@@ -8,6 +8,7 @@ from transformers import (
     PreTrainedModel,
     Trainer,
 )
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from spikezip_hf.training.arguments import DistillationTrainingArguments
 from spikezip_hf.training.distillation import (
@@ -19,6 +20,7 @@ from spikezip_hf.training.distillation import (
 )
 from spikezip_hf.training.mixing import image_mixer
 from spikezip_hf.training.optim import parameter_groups
+from spikezip_hf.training.sampling import SeededByEpoch
 
 # What loads a teacher from a folder or id, by the end of the student's class name.
 AUTO_CLASSES = {
@@ -132,6 +134,30 @@ class DistillationTrainer(Trainer):
                     f"{field} of the teacher is {getattr(teacher, field)}, of the model {getattr(student, field)}: "
                     "set hidden_state_weight and attention_weight to 0."
                 )
+
+    def _get_train_sampler(self, train_dataset=None):
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            return SeededByEpoch(sampler, self.args.seed if self.args.data_seed is None else self.args.data_seed)
+        return sampler
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self.load_renamed(resume_from_checkpoint, self.model if model is None else model)
+
+    def _load_best_model(self):
+        super()._load_best_model()
+        self.load_renamed(self.state.best_model_checkpoint, self.model)
+
+    def load_renamed(self, folder: str, model: torch.nn.Module) -> None:
+        """Load a checkpoint of transformers' own models by their from_pretrained.
+
+        transformers renames keys of some, ViT's among them, as it saves; Trainer, which loads files as they are, would
+        take none of those, and say no word.
+        """
+        model = self.accelerator.unwrap_model(model)
+        if isinstance(model, PreTrainedModel) and type(model).__module__.startswith("transformers."):
+            model.load_state_dict(type(model).from_pretrained(folder).state_dict())
 
     def create_optimizer(self, model=None):
         """Trainer's optimizer over our parameter groups."""
