@@ -1,8 +1,8 @@
 """Which options of quantization-aware training help: accuracy of the digits ViT after it, with few levels.
 
-    .venv/bin/python benchmarks/training_options.py          # 20 minutes on one core; prints JSON
+    .venv/bin/python benchmarks/training_options.py          # 10 minutes on one core; prints JSON
 
-For three seeds (split, weights, order) and 4 and 8 levels: 15 epochs with the ReLU network as teacher, each option
+For three seeds (split, weights, order) and 4 levels: 15 epochs with the ReLU network as teacher, each option
 by itself against none. A difference below the spread over seeds says nothing.
 """
 
@@ -19,8 +19,6 @@ from spikezip_hf import QATTrainer, QATTrainingArguments, QuantViTForImageClassi
 from spikezip_hf.analysis import accuracy
 from spikezip_hf.data import load_digits
 from spikezip_hf.demo import Digits, collate_shaken, train_ann, training_arguments
-
-LEVELS = (4, 8)
 
 
 def options_for(levels: int) -> dict[str, dict]:
@@ -54,9 +52,13 @@ def trained_accuracy(ann, train: Digits, test: Digits, levels: int, arguments: d
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--levels", type=int, nargs="*", default=[4])
+    options = parser.parse_args()
+    seeds = options.seeds
     torch.set_num_threads(1)
-    rows = [{"levels": levels, "option": name, "accuracy": []} for levels in LEVELS for name in options_for(levels)]
+    rows = [
+        {"levels": levels, "option": name, "accuracy": []} for levels in options.levels for name in options_for(levels)
+    ]
     anns = []
     processor = ViTImageProcessor(size={"height": 8, "width": 8})
     for seed in seeds:
