@@ -21,7 +21,7 @@ demo: $(VENV)/installed  ## Digits: train, quantize, convert, verify, save, relo
 	$(BIN)/python -m spikezip_hf.demo
 
 test: $(VENV)/installed  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slow: $(VENV)/installed  ## Run the tests that take minutes, which `make test` leaves out
 	$(BIN)/python -m pytest -m slow

@@ -1,5 +1,7 @@
 """Fixtures: small random networks, calibrated, and their spiking twins."""
 
+import os
+
 import pytest
 import torch
 from transformers import (
@@ -19,6 +21,11 @@ import spikezip_hf
 from spikezip_hf import QuantViTForImageClassification
 from spikezip_hf.models.engines import QuantEngine
 from spikezip_hf.models.quantization import ratio
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already, and threads beyond that wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

@@ -265,9 +265,9 @@ def test_what_does_not_decide_the_result_may_differ(text_life, monkeypatch, no_t
         ("finetune", ["--seed", "2"], "out/ann holds a training with seed 1, not 2"),
         ("finetune", ["--learning_rate", "1e-4"], "holds a training with learning_rate 0.003, not 0.0001"),
         ("finetune", ["--max_length", "16"], "holds a training with max_length 32, not 16"),
-        ("finetune", ["--architecture", "bert"], "holds a training with architecture 'roberta', not None"),
+        ("finetune", ["--architecture", "bert"], "holds a training with architecture 'roberta', not as by default"),
         ("qat", ["--quantization_levels", "16"], "out/qann holds a training with quantization_levels 8, not 16"),
-        ("qat", ["--no_teacher", "true"], "out/qann holds a training with no_teacher None, not True"),
+        ("qat", ["--no_teacher", "true"], "out/qann holds a training with no_teacher as by default, not True"),
     ],
 )
 def test_other_settings_in_the_same_folder_are_refused(text_life, stage, flags, difference, monkeypatch, no_training):
@@ -459,3 +459,28 @@ def test_results_that_cannot_be_written_are_refused(tmp_path, refused):
     (tmp_path / "file").touch()
     assert str(tmp_path) in refused("convert", "--results", str(tmp_path / "file" / "results.json"))
     assert str(tmp_path) in refused("convert", "--results", str(tmp_path))  # a folder
+
+
+def test_failed_start_leaves_the_folder_free(tmp_path):
+    """Settings bind a folder from its first checkpoint on, not from a training that broke before it had one."""
+    from spikezip_hf.recipes import stage
+
+    (tmp_path / "settings.json").write_text('{"seed": 3}')
+    assert not stage.is_finished(tmp_path, {"seed": 4})
+    (tmp_path / "checkpoint-2").mkdir()
+    with pytest.raises(ValueError, match="holds a training with seed 3, not 4"):
+        stage.is_finished(tmp_path, {"seed": 4})
+
+
+def test_accumulation_that_follows_from_the_total_batch_is_no_setting():
+    from spikezip_hf.recipes import stage
+    from spikezip_hf.training import QATTrainingArguments
+
+    for size in (4, 8):
+        args = QATTrainingArguments("out", use_cpu=True, per_device_train_batch_size=size, total_train_batch_size=16)
+        assert args.gradient_accumulation_steps == 16 // size
+        assert "gradient_accumulation_steps" not in stage.settings_of(args)
+    assert stage.settings_of(QATTrainingArguments("out", use_cpu=True, gradient_accumulation_steps=2)) == {
+        **stage.settings_of(QATTrainingArguments("out", use_cpu=True)),
+        "gradient_accumulation_steps": 2,
+    }

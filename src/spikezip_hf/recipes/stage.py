@@ -54,6 +54,8 @@ def settings_of(*arguments: Any) -> dict[str, Any]:
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             if field.init and field.name not in INCIDENTAL and value != default:
                 settings[field.name] = value
+        if settings.get("total_train_batch_size"):  # the steps to accumulate follow from that and the devices
+            settings.pop("gradient_accumulation_steps", None)
     return json.loads(json.dumps(settings, default=str, sort_keys=True))
 
 
@@ -84,22 +86,25 @@ def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     """Whether an earlier run with these settings has brought the training in `folder` to its end.
 
     Raises:
-        ValueError: the folder holds a training with other settings; names one.
+        ValueError: the folder holds a training with other settings, finished or with a checkpoint; names one.
     """
-    for name in (RECORD, SETTINGS):
-        if (folder / name).is_file():
-            found = json.loads((folder / name).read_text())
-            found = found["settings"] if name == RECORD else found
-            for key in sorted({*found, *settings}):
-                if found.get(key) != settings.get(key):
-                    raise ValueError(
-                        f"{folder} holds a training with {key} {found.get(key)!r}, not {settings.get(key)!r}. Name "
-                        "another folder with --output_dir, or remove that one."
-                    )
-            if name == RECORD:
-                logger.warning(f"{folder} is finished; nothing to do.")
-                return True
-    return False
+    finished = (folder / RECORD).is_file()
+    if finished:
+        found = json.loads((folder / RECORD).read_text())["settings"]
+    elif (folder / SETTINGS).is_file() and get_last_checkpoint(str(folder)) is not None:
+        found = json.loads((folder / SETTINGS).read_text())
+    else:
+        return False
+    for key in sorted({*found, *settings}):
+        if found.get(key) != settings.get(key):
+            there, asked = (repr(one[key]) if key in one else "as by default" for one in (found, settings))
+            raise ValueError(
+                f"{folder} holds a training with {key} {there}, not {asked}. Name another folder with --output_dir, "
+                "or remove that one."
+            )
+    if finished:
+        logger.warning(f"{folder} is finished; nothing to do.")
+    return finished
 
 
 def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
