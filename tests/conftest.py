@@ -22,7 +22,6 @@ from spikezip_hf import QuantViTForImageClassification
 from spikezip_hf.models.engines import QuantEngine
 from spikezip_hf.models.quantization import ratio
 
-
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already, and threads beyond that wait for one another
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
