@@ -53,11 +53,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--levels", type=int, nargs="*", default=[4])
+    parser.add_argument("--only", nargs="*", help="names of options, beside none")
     options = parser.parse_args()
     seeds = options.seeds
     torch.set_num_threads(1)
     rows = [
-        {"levels": levels, "option": name, "accuracy": []} for levels in options.levels for name in options_for(levels)
+        {"levels": levels, "option": name, "accuracy": []}
+        for levels in options.levels
+        for name in options_for(levels)
+        if options.only is None or name in ("none", *options.only)
     ]
     anns = []
     processor = ViTImageProcessor(size={"height": 8, "width": 8})

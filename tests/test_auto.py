@@ -205,7 +205,7 @@ from spikezip_hf import *
 def plot():
     from spikezip_hf.analysis.plots import plot_accuracy_over_time
     plot_accuracy_over_time("x.png", [], {{}}, [], "")
-for extra in (lambda: QATTrainingArguments("out"), plot, lambda: __import__("spikezip_hf.data"),
+for extra in (lambda: QATTrainingArguments("out"), plot, lambda: __import__("spikezip_hf.data.digits"),
               lambda: __import__("spikezip_hf.demo")):
     try:
         extra()

@@ -182,21 +182,21 @@ class TestSetLevels:
             node.scale.mul_(torch.linspace(0.5, 2.0, node.scale.numel()))
         return node
 
-    def test_the_range_is_kept(self, levels, fewer, signed, per_channel):
+    def test_the_scale_follows_lsq_s_rule(self, levels, fewer, signed, per_channel):
+        """2 E|x| / sqrt(S_max), for the E|x| that the old scale stood for."""
         node = self.make(levels, signed, per_channel)
-        parameter, largest = node.scale, node.scale.detach() * node.max_level
+        parameter, expected = node.scale, node.scale.detach() * node.max_level**0.5
         node.set_levels(fewer)
         assert (node.levels, (node.min_level, node.max_level)) == (fewer, level_bounds(fewer, signed))
         assert node.scale is parameter  # an optimizer has hold of it
         # A product and a quotient of float32, each rounded.
-        assert torch.allclose(node.scale * node.max_level, largest, rtol=4e-7, atol=0)
-        assert torch.allclose(node(torch.full((2, 5), 1e6)), largest.expand(2, 5), rtol=4e-7, atol=0)
+        assert torch.allclose(node.scale * node.max_level**0.5, expected, rtol=4e-7, atol=0)
         assert node.problem() is None
 
     def test_the_scale_stays_where_it_is_to(self, levels, fewer, signed, per_channel):
         node = self.make(levels, signed, per_channel)
         scale = node.scale.detach().clone()
-        node.set_levels(fewer, keep_range=False)
+        node.set_levels(fewer, rescale=False)
         assert (node.levels, (node.min_level, node.max_level)) == (fewer, level_bounds(fewer, signed))
         assert torch.equal(node.scale, scale)
         fresh = LSQQuantizer(fewer, signed, 5, per_channel)
@@ -218,13 +218,13 @@ class TestSetLevels:
         assert torch.equal(x.grad, expected_x)
         assert torch.allclose(changed.scale.grad, expected_scale, rtol=1e-12, atol=1e-12)  # the order of a sum
 
-    @pytest.mark.parametrize("keep_range", [False, True])
+    @pytest.mark.parametrize("rescale", [False, True])
     @pytest.mark.parametrize("bad", [2, 7, 258, 16.0])
-    def test_bad_levels_change_nothing(self, levels, fewer, signed, per_channel, bad, keep_range):
+    def test_bad_levels_change_nothing(self, levels, fewer, signed, per_channel, bad, rescale):
         node = self.make(levels, signed, per_channel)
         before, scale = dict(vars(node)), node.scale.detach().clone()
         with pytest.raises(ValueError, match="quantization_levels must be an even integer from 4 to 256"):
-            node.set_levels(bad, keep_range)
+            node.set_levels(bad, rescale)
         assert vars(node) == before
         assert torch.equal(node.scale, scale)
 

@@ -1,5 +1,7 @@
 """The three stages, whole, on texts and images made here: very small lives."""
 
+import dataclasses
+import inspect
 import json
 import random
 import subprocess
@@ -9,20 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
+    BertConfig,
     Trainer,
     pipeline,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 import spikezip_hf
-from spikezip_hf.recipes import convert, finetune, qat
-from spikezip_hf.training import DistillationTrainer
+from spikezip_hf.recipes import convert, finetune, qat, stage
+from spikezip_hf.recipes.inputs import DataArguments, check_labels, load_data
+from spikezip_hf.training import DistillationTrainer, QATTrainingArguments
 from tests.conftest import make_ann, make_text_ann
 
 TRAINING = Path(__file__).parents[2] / "training"
@@ -126,14 +131,15 @@ def text_life(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
     make_texts(folder / "texts")
     (folder / "recipe.yaml").write_text(TEXT_RECIPE)
-    for stage, script in SCRIPTS.items():
+    for name, script in SCRIPTS.items():
+        seed = [] if name == "convert" else ["--seed", "1"]
         ended = subprocess.run(
-            [sys.executable, TRAINING / script, "recipe.yaml", "--seed", "1"],
+            [sys.executable, TRAINING / script, "recipe.yaml", *seed],
             capture_output=True,
             text=True,
             cwd=folder,
         )
-        assert ended.returncode == 0, f"{stage}: {ended.stderr[-2000:]}"
+        assert ended.returncode == 0, f"{name}: {ended.stderr[-2000:]}"
     (folder / "printed.txt").write_text(ended.stdout)
     return folder
 
@@ -165,9 +171,9 @@ def no_training(monkeypatch):
 
 def test_texts_from_scratch_to_spikes_by_the_scripts(text_life):
     out = text_life / "out"
-    for stage in ("ann", "qann", "snn"):
-        assert (out / stage / "model.safetensors").is_file()
-        assert (out / stage / "tokenizer.json").is_file()
+    for name in ("ann", "qann", "snn"):
+        assert (out / name / "model.safetensors").is_file()
+        assert (out / name / "tokenizer.json").is_file()
     results = record(out / "snn", "results.json")
     whole, simulated = results["accuracy on the whole split"], results["simulated"]
     assert (results["data"], results["split"], whole["samples"], simulated["samples"]) == ("texts", "test", 32, 16)
@@ -215,8 +221,8 @@ def test_spiking_classifier_loads_and_answers(text_life):
 
 def test_images_from_scratch_to_spikes(image_life):
     out = image_life / "out"
-    for stage in ("ann", "qann", "snn"):
-        assert (out / stage / "preprocessor_config.json").is_file()
+    for name in ("ann", "qann", "snn"):
+        assert (out / name / "preprocessor_config.json").is_file()
     results = record(image_life / "figures", "results.json")
     assert not (out / "snn" / "results.json").exists()
     assert (results["architecture"], results["split"], results["data"]) == ("vit", "test", "images")
@@ -376,7 +382,7 @@ def refused(text_life, tmp_path, monkeypatch, no_training):
 
     def run(stage: str, *flags: str) -> str:
         with pytest.raises((ValueError, OSError)) as error:
-            in_process(stage, "--output_dir", str(tmp_path / "new"), "--seed", "1", *flags)
+            in_process(stage, "--output_dir", str(tmp_path / "new"), *flags)
         assert not (tmp_path / "new").exists(), "a folder is left behind"
         return str(error.value)
 
@@ -462,25 +468,55 @@ def test_results_that_cannot_be_written_are_refused(tmp_path, refused):
 
 
 def test_failed_start_leaves_the_folder_free(tmp_path):
-    """Settings bind a folder from its first checkpoint on, not from a training that broke before it had one."""
-    from spikezip_hf.recipes import stage
-
+    """Settings bind a folder from its first whole checkpoint on, not from a training that broke before it had one."""
     (tmp_path / "settings.json").write_text('{"seed": 3}')
+    (tmp_path / "checkpoint-2").mkdir()  # killed as it was written
     assert not stage.is_finished(tmp_path, {"seed": 4})
-    (tmp_path / "checkpoint-2").mkdir()
+    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
     with pytest.raises(ValueError, match="holds a training with seed 3, not 4"):
+        stage.is_finished(tmp_path, {"seed": 4})
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ValueError, match="checkpoints of a training that was not started here"):
         stage.is_finished(tmp_path, {"seed": 4})
 
 
-def test_accumulation_that_follows_from_the_total_batch_is_no_setting():
-    from spikezip_hf.recipes import stage
-    from spikezip_hf.training import QATTrainingArguments
+def test_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
+    for step, whole in ((2, True), (10, True), (12, False)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if whole:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    assert stage.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert stage.last_checkpoint(tmp_path / "nowhere") is None
 
-    for size in (4, 8):
-        args = QATTrainingArguments("out", use_cpu=True, per_device_train_batch_size=size, total_train_batch_size=16)
-        assert args.gradient_accumulation_steps == 16 // size
-        assert "gradient_accumulation_steps" not in stage.settings_of(args)
-    assert stage.settings_of(QATTrainingArguments("out", use_cpu=True, gradient_accumulation_steps=2)) == {
-        **stage.settings_of(QATTrainingArguments("out", use_cpu=True)),
-        "gradient_accumulation_steps": 2,
-    }
+
+def test_what_counts_is_the_total_batch():
+    settings = [
+        stage.settings_of(
+            QATTrainingArguments(
+                "out", use_cpu=True, per_device_train_batch_size=size, gradient_accumulation_steps=16 // size
+            )
+        )
+        for size in (4, 8)
+    ]
+    assert settings[0] == settings[1]
+    assert settings[0]["total_train_batch_size"] == 16
+
+
+def test_labels_of_the_data_in_another_order_are_refused():
+    data = {"train": Dataset.from_dict({"label": [0]}, features=Features({"label": ClassLabel(names=["a", "b"])}))}
+    check_labels(data, BertConfig(id2label={0: "a", 1: "b"}), "net")
+    check_labels(data, BertConfig(num_labels=2), "net")  # LABEL_0, LABEL_1: nothing is known
+    with pytest.raises(ValueError, match="net has the labels of the data in another order"):
+        check_labels(data, BertConfig(id2label={0: "b", 1: "a"}), "net")
+
+
+def test_validation_held_out_does_not_depend_on_the_seed_of_a_stage():
+    """Else what one stage is judged by, another has learned from."""
+    names = {field.name for field in dataclasses.fields(DataArguments)}
+    assert "split_seed" in names
+    assert "seed" not in inspect.signature(load_data).parameters
+
+
+def test_convert_refuses_a_stream():
+    with pytest.raises(ValueError, match="streaming: the samples to simulate"):
+        convert.convert(convert.ConversionArguments(qann="net"), DataArguments(dataset="x", streaming=True))

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 
 from spikezip_hf.recipes.finetune import NetworkArguments, finetune
-from spikezip_hf.recipes.inputs import DataArguments
+from spikezip_hf.recipes.inputs import DataArguments, load_data
 from spikezip_hf.recipes.qat import QuantizationArguments, train_quantized
 from spikezip_hf.training import DistillationTrainingArguments, QATTrainingArguments
 
@@ -72,3 +72,17 @@ def test_the_spiking_network_cannot_be_tried_on_a_stream(folder, tmp_path):
     args = arguments(QATTrainingArguments, tmp_path / "qann", snn_eval_every=1)
     with pytest.raises(ValueError, match="snn_eval_every needs an evaluation set with a length"):
         train_quantized(QuantizationArguments(ann=str(tmp_path / "ann")), data, args)
+
+
+def test_a_folder_of_classes_is_mixed(tmp_path):
+    """It is read class by class, and a network would see one class after the other."""
+    for split, count in (("train", 30), ("test", 2)):
+        for label in (0, 1):
+            (tmp_path / split / f"class{label}").mkdir(parents=True)
+            for i in range(count):
+                (tmp_path / split / f"class{label}" / f"{i}.png").write_bytes(png(label, i)["bytes"])
+    (tmp_path / "val").symlink_to(tmp_path / "test")
+    data = load_data(DataArguments(data_dir=str(tmp_path), streaming=True, max_train_samples=20), is_text=False)
+    labels = [example["label"] for example in data["train"]]
+    assert len(labels) == 20
+    assert 4 < sum(labels) < 16

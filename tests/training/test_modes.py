@@ -157,12 +157,22 @@ class TestEvaluationOfTheSpikingNetwork:
             batch["labels"] = torch.tensor([e["labels"] + [-100] * (width - len(e["labels"])) for e in examples])
             return batch
 
-        args = make_args(tmp_path, snn_eval_every=1, snn_eval_time_steps=[300], per_device_eval_batch_size=2)
+        shapes = []
+
+        def compute_metrics(prediction):
+            shapes.append((prediction.predictions.shape, int((prediction.label_ids != -100).sum())))
+            labelled = prediction.label_ids != -100
+            return {"accuracy": (prediction.predictions.argmax(-1) == prediction.label_ids)[labelled].mean()}
+
+        args = make_args(tmp_path, snn_eval_every=1, snn_eval_time_steps=[300], per_device_eval_batch_size=4)
         trainer = QATTrainer(qann, args, train_dataset=data, eval_dataset=data, data_collator=collate)
+        trainer.compute_metrics = compute_metrics
         metrics = trainer.evaluate()
         batch = collate(data)
         labelled = batch["labels"] != -100
         answers = qann.eval()(**{key: x for key, x in batch.items() if key != "labels"}).logits.argmax(-1)
+        tokens = int(labelled.sum())
+        assert shapes == [((6, batch["labels"].shape[1], 3), tokens)] * 2  # of the quantized network, then of its twin
         expected = (answers == batch["labels"])[labelled].double().mean().item()
         assert metrics["eval_snn_T300_accuracy"] == pytest.approx(expected)
 
@@ -237,3 +247,29 @@ def test_the_best_of_transformers_own_vit_is_loaded_whole(tmp_path):
     trainer.train()
     assert trainer.state.best_model_checkpoint != str(tmp_path / "checkpoint-6")
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-6)
+
+
+def test_parts_of_the_loss_are_right_after_resuming_and_training_again(tmp_path):
+    qann = make_qann()
+    fields = {"max_steps": 8, "logging_steps": 8, "save_strategy": "steps", "save_steps": 6, "learning_rate": 0.0}
+    data = make_data(qann.config, 8)
+    trainer = QATTrainer(qann, make_args(tmp_path, **fields), teacher_model=make_ann(seed=5), train_dataset=data)
+    for resume in (None, str(tmp_path / "checkpoint-6"), None):
+        trainer.train(resume_from_checkpoint=resume)
+        entry = [entry for entry in trainer.state.log_history if "hard_label_loss" in entry][-1]
+        total = float(entry["hard_label_loss"]) + float(entry["soft_label_loss"])
+        if resume is None:
+            whole = total
+            assert float(entry["loss"]) == pytest.approx(total, rel=1e-3)
+        assert total == pytest.approx(whole, rel=1e-3)
+
+
+def test_an_optimizer_of_ones_own_gets_our_groups(tmp_path):
+    qann = make_qann()
+    args = make_args(tmp_path, scale_learning_rate=1e-5)
+    trainer = QATTrainer(
+        qann, args, train_dataset=make_data(qann.config), optimizer_cls_and_kwargs=(torch.optim.SGD, {"momentum": 0.5})
+    )
+    optimizer = trainer.create_optimizer()
+    assert type(optimizer) is torch.optim.SGD
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-3, 1e-5}

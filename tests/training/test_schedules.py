@@ -14,12 +14,12 @@ class Watch(TrainerCallback):
     """Notes levels, largest values and scales before each step."""
 
     def __init__(self):
-        self.levels, self.scales, self.ranges = [], [], []
+        self.levels, self.scales, self.means = [], [], []
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         self.levels.append(model.config.quantization_levels)
         self.scales.append(torch.cat([node.scale.detach().clone() for node in model.nodes]))
-        self.ranges.append(torch.cat([node.scale.detach() * node.max_level for node in model.nodes]))
+        self.means.append(torch.cat([node.scale.detach() * node.max_level**0.5 / 2 for node in model.nodes]))
 
 
 def train(tmp_path, qann, **fields):
@@ -34,13 +34,13 @@ def train(tmp_path, qann, **fields):
     return watch
 
 
-def test_levels_fall_in_equal_parts_and_ranges_stay(tmp_path):
+def test_levels_fall_in_equal_parts_and_scales_follow(tmp_path):
     qann = make_qann(levels=16)
     watch = train(tmp_path, qann, level_schedule=[64, 32, 16], learning_rate=0.0)
     assert watch.levels == [64, 64, 32, 32, 16, 16]
     assert {node.levels for node in qann.nodes} == {16}
-    for ranges in watch.ranges:
-        assert torch.allclose(ranges, watch.ranges[0], rtol=1e-6)
+    for means in watch.means:  # the E|x| of LSQ's rule that the scales stand for
+        assert torch.allclose(means, watch.means[0], rtol=1e-6)
     certificate = verify_equivalence(
         qann, spiking_twin(qann, time_steps=400), {"pixel_values": make_images(qann.config, 4)}
     )

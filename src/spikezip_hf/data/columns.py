@@ -183,5 +183,7 @@ def as_dict(splits: dict[str, AnyDataset], streaming: bool = False) -> AnyDatase
     if any(isinstance(data, IterableDataset) for data in splits.values()):
         return IterableDatasetDict(splits)
     if streaming:
-        return IterableDatasetDict({split: data.to_iterable_dataset() for split, data in splits.items()})
+        # A folder of classes is read class by class, which no buffer of a stream would mix.
+        mixed = {split: data.shuffle(seed=0) if split == "train" else data for split, data in splits.items()}
+        return IterableDatasetDict({split: data.to_iterable_dataset() for split, data in mixed.items()})
     return DatasetDict(splits)

@@ -200,18 +200,19 @@ class LSQQuantizer(Quantizer):
         return threshold(self.scale.detach(), dtype)
 
     @torch.no_grad()
-    def set_levels(self, levels: int, keep_range: bool = True) -> None:
+    def set_levels(self, levels: int, rescale: bool = True) -> None:
         """Change the number of levels.
 
         Args:
-            keep_range: also change the scale, so that the largest value stays what it was.
+            rescale: also change the scale as LSQ's rule, 2 E|x| / sqrt(S_max), does: with half the levels about 1.5
+                times wider, so that some of the range is given up for finer steps. Keeping the range is far worse.
 
         Raises:
             ValueError: as for the constructor.
         """
         min_level, max_level = level_bounds(levels, self.signed)
-        if keep_range:
-            self.scale.mul_(self.max_level / max_level)
+        if rescale:
+            self.scale.mul_((self.max_level / max_level) ** 0.5)
         self.levels, self.min_level, self.max_level = levels, min_level, max_level
 
     def extra_repr(self) -> str:

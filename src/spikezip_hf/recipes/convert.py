@@ -48,7 +48,6 @@ class ConversionArguments:
         default=None, metadata={"help": "Test samples to simulate, evenly spread. Default: all."}
     )
     batch_size: int = field(default=16, metadata={"help": "Samples simulated at once."})
-    seed: int = field(default=0, metadata={"help": "Of what is held out for validation, where the set has none."})
     use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator, though there is one."})
 
     def __post_init__(self):
@@ -111,6 +110,10 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
     Raises:
         ValueError, OSError: something is wrong with an argument, the data or a network; one line.
     """
+    if data.streaming:
+        raise ValueError(
+            "streaming: the samples to simulate are chosen from all, which a stream does not let: leave it out."
+        )
     folder = Path(arguments.output_dir)
     qann_record = record_of(str(arguments.qann))
     results_path = Path(arguments.results) if arguments.results else folder / "results.json"
@@ -122,7 +125,7 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
     if source is None:
         raise ValueError(f"{arguments.qann} has no record of the network it was made from: give --ann.")
     is_text = is_text_network(str(arguments.qann))
-    splits = load_data(data, is_text=is_text, seed=arguments.seed)
+    splits = load_data(data, is_text=is_text)
     qann, processor = load_network(str(arguments.qann))
     if not isinstance(qann, QuantPreTrainedModel):
         raise ValueError(f"{arguments.qann} holds a {type(qann).__name__}, not a Quant model: train one first.")

@@ -98,7 +98,7 @@ def finetune(network: NetworkArguments, data: DataArguments, args: DistillationT
         return {}
     if network.model is not None and not network.is_vit:
         networks.check_encoder(network.source(), network.architecture)
-    splits = load_data(data, is_text=not network.is_vit, seed=args.seed)
+    splits = load_data(data, is_text=not network.is_vit)
     set_seed(args.seed)
     ann, processor = make_network(network, splits, data.max_length)
     inputs, collate = (image_inputs if network.is_vit else text_inputs)(splits, processor, data)

@@ -10,7 +10,7 @@ from transformers import DataCollatorWithPadding, default_data_collator
 from spikezip_hf.data import image_transforms, load_images, load_text, with_validation
 from spikezip_hf.data.sources import find_data, places_of
 
-SPLITS = ("train", "validation", "test")
+SHUFFLE_BUFFER = 10_000  # samples of a stream among which the next is drawn
 
 
 @dataclass
@@ -33,7 +33,10 @@ class DataArguments:
     validation_share: float = field(
         default=0.1, metadata={"help": "Share of the training data held out where the set has no validation split."}
     )
-    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many, drawn with the seed."})
+    split_seed: int = field(
+        default=42, metadata={"help": "Of what is held out and drawn: the same for all stages, or data leaks."}
+    )
+    max_train_samples: int | None = field(default=None, metadata={"help": "Use only so many, drawn with split_seed."})
     max_length: int = field(default=128, metadata={"help": "Most tokens of a text; the rest is cut off."})
     auto_augment: str | None = field(
         default=None, metadata={"help": "timm's augmentation of images, e.g. rand-m9-mstd0.5-inc1."}
@@ -62,7 +65,7 @@ class DataArguments:
         return self.dataset
 
 
-def load_data(data: DataArguments, is_text: bool, seed: int = 0):
+def load_data(data: DataArguments, is_text: bool):
     """The set, as a dict of splits "train", "validation" and "test" (those there are), columns as in spikezip_hf.data.
 
     Raises:
@@ -75,7 +78,9 @@ def load_data(data: DataArguments, is_text: bool, seed: int = 0):
         splits = load_images(data.source(), subset=data.dataset_subset, image_column=data.image_column, **columns)
     if "train" not in splits:
         raise ValueError(f"{data.source()} has no training split, only {', '.join(splits)}.")
-    splits = with_validation(splits, data.validation_share, seed)
+    splits = with_validation(splits, data.validation_share, data.split_seed)
+    if data.streaming:  # folders of classes and many sets on the Hub are in the order of their labels
+        splits["train"] = splits["train"].shuffle(seed=data.split_seed, buffer_size=SHUFFLE_BUFFER)
     if data.max_train_samples is not None:
         if data.max_train_samples < 1:
             raise ValueError(f"max_train_samples must be at least 1, got {data.max_train_samples}.")
@@ -83,7 +88,7 @@ def load_data(data: DataArguments, is_text: bool, seed: int = 0):
             splits["train"] = splits["train"].take(data.max_train_samples)
         else:
             chosen = range(min(data.max_train_samples, len(splits["train"])))
-            splits["train"] = splits["train"].shuffle(seed=seed).select(chosen)
+            splits["train"] = splits["train"].shuffle(seed=data.split_seed).select(chosen)
     return splits
 
 
@@ -94,10 +99,13 @@ def label_fields(splits) -> dict[str, dict]:
 
 
 def check_labels(splits, network_config, where: str) -> None:
-    """Raise ValueError if the data has other labels than a network."""
-    count = len(splits["train"].features["label"].names)
-    if count != network_config.num_labels:
-        raise ValueError(f"{where} has {network_config.num_labels} labels, the data has {count}.")
+    """Raise ValueError if the data has other labels than a network, or the same in another order."""
+    names = splits["train"].features["label"].names
+    if len(names) != network_config.num_labels:
+        raise ValueError(f"{where} has {network_config.num_labels} labels, the data has {len(names)}.")
+    of_network = [network_config.id2label[index] for index in range(len(names))]
+    if of_network != names and sorted(of_network) == sorted(names):
+        raise ValueError(f"{where} has the labels of the data in another order: {of_network}, and there {names}.")
 
 
 def text_inputs(splits, tokenizer, data: DataArguments) -> tuple[dict, Callable]:
@@ -118,7 +126,7 @@ def image_inputs(splits, processor, data: DataArguments) -> tuple[dict, Callable
         processor,
         auto_augment=data.auto_augment,
         random_erasing=data.random_erasing,
-        crop_scale=None if data.crop_scale is None else (data.crop_scale[0], data.crop_scale[-1]),
+        crop_scale=None if data.crop_scale is None else tuple(data.crop_scale),  # type: ignore[arg-type]
         random_crop=data.random_crop,
         horizontal_flip=data.horizontal_flip,
     )
@@ -139,4 +147,4 @@ def reported_split(splits) -> str:
 
 def data_name(data: DataArguments) -> str:
     """A short name of the data, for results."""
-    return data.local_name or Path(data.source()).name
+    return Path(data.data_dir).name if data.data_dir else data.local_name or Path(data.source()).name

@@ -86,7 +86,7 @@ def train_quantized(
     if stage.is_finished(folder, settings):
         return {}
     is_text = is_text_network(str(quantization.ann))
-    splits = load_data(data, is_text=is_text, seed=args.seed)
+    splits = load_data(data, is_text=is_text)
     ann, processor = load_network(str(quantization.ann))
     check_labels(splits, ann.config, str(quantization.ann))
     set_seed(args.seed)

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Trainer
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import Trainer, TrainingArguments
 from transformers.utils import logging
 
 import spikezip_hf
@@ -27,6 +26,9 @@ INCIDENTAL = {
     "debug",
     "do_eval",
     "dataloader_pin_memory",
+    "use_cpu",
+    "per_device_train_batch_size",  # their product counts, below
+    "gradient_accumulation_steps",
     "output_dir",
     "logging_dir",
     "disable_tqdm",
@@ -54,9 +56,20 @@ def settings_of(*arguments: Any) -> dict[str, Any]:
             default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
             if field.init and field.name not in INCIDENTAL and value != default:
                 settings[field.name] = value
-        if settings.get("total_train_batch_size"):  # the steps to accumulate follow from that and the devices
-            settings.pop("gradient_accumulation_steps", None)
+        if isinstance(one, TrainingArguments):
+            settings["total_train_batch_size"] = total_batch(one)
     return json.loads(json.dumps(settings, default=str, sort_keys=True))
+
+
+def total_batch(args: TrainingArguments) -> int:
+    """Samples of one step, over all devices and micro-batches."""
+    return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end, of which trainer_state.json is the last file."""
+    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
+    return str(max(found, key=lambda path: int(path.name.partition("-")[2]))) if found else None
 
 
 def write(path: Path, content: Any) -> None:
@@ -91,10 +104,15 @@ def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     finished = (folder / RECORD).is_file()
     if finished:
         found = json.loads((folder / RECORD).read_text())["settings"]
-    elif (folder / SETTINGS).is_file() and get_last_checkpoint(str(folder)) is not None:
+    elif last_checkpoint(folder) is None:
+        return False
+    elif (folder / SETTINGS).is_file():
         found = json.loads((folder / SETTINGS).read_text())
     else:
-        return False
+        raise ValueError(
+            f"{folder} holds checkpoints of a training that was not started here ({SETTINGS} is missing). Name "
+            "another folder with --output_dir."
+        )
     for key in sorted({*found, *settings}):
         if found.get(key) != settings.get(key):
             there, asked = (repr(one[key]) if key in one else "as by default" for one in (found, settings))
@@ -116,7 +134,7 @@ def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[
     """
     if trainer.is_world_process_zero():
         write(folder / SETTINGS, settings)
-    checkpoint = get_last_checkpoint(str(folder))
+    checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
     start = time.perf_counter()
@@ -131,6 +149,7 @@ def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[
         "resumed": checkpoint is not None,
         "seconds": round(time.perf_counter() - start, 1),
         "seed": trainer.args.seed,
+        "processes": trainer.args.world_size,
         **about,
         "settings": settings,
         "evaluations": evaluations,

@@ -36,15 +36,15 @@ class FreezeScales(TrainerCallback):
                     module.scale.grad = None
 
 
-def set_levels(qann: QuantPreTrainedModel, levels: int, keep_range: bool) -> None:
+def set_levels(qann: QuantPreTrainedModel, levels: int, rescale: bool) -> None:
     """Give every node of a Quant model this many levels; see `LSQQuantizer.set_levels`."""
     for node in qann.nodes:
-        node.set_levels(levels, keep_range)
+        node.set_levels(levels, rescale)
     qann.config.quantization_levels = levels
 
 
 class LevelSchedule(TrainerCallback):
-    """Trains with fewer levels from part to part. A new part begins with the range of values that the last one had.
+    """Trains with fewer levels from part to part; a new part begins with scales that LSQ's rule makes of the last.
 
     Args:
         qann: the Quant model.
@@ -62,10 +62,10 @@ class LevelSchedule(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         if state.global_step:  # a checkpoint: its scales are those of the step that was done last
-            set_levels(self.qann, self.levels(state.global_step - 1, state.max_steps), keep_range=False)
+            set_levels(self.qann, self.levels(state.global_step - 1, state.max_steps), rescale=False)
 
     def on_step_begin(self, args, state, control, **kwargs):
         levels = self.levels(state.global_step, state.max_steps)
         if levels != self.qann.config.quantization_levels:
             logger.info(f"From step {state.global_step} with {levels} levels.")
-            set_levels(self.qann, levels, keep_range=True)
+            set_levels(self.qann, levels, rescale=True)

@@ -97,7 +97,9 @@ class DistillationTrainer(Trainer):
         if not isinstance(args, self.args_class):
             raise TypeError(f"args must be {self.args_class.__name__}, got {type(args).__name__}.")
         source = args.teacher_model if teacher_model is None else teacher_model
-        teacher = load_teacher(source, model) if isinstance(source, str) else source
+        adapted = hasattr(model, "get_base_model")
+        student = model.get_base_model() if adapted else model
+        teacher = load_teacher(source, student) if isinstance(source, str) else source
         if teacher is not None:
             self.check_teacher(model.config, teacher.config, args)
         self.mixer = None
@@ -155,6 +157,8 @@ class DistillationTrainer(Trainer):
         transformers renames keys of some, ViT's among them, as it saves; Trainer, which loads files as they are, would
         take none of those, and say no word.
         """
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return  # sharded; these load by themselves, and save under the names that the model has
         model = self.accelerator.unwrap_model(model)
         if isinstance(model, PreTrainedModel) and type(model).__module__.startswith("transformers."):
             model.load_state_dict(type(model).from_pretrained(folder).state_dict())
@@ -163,7 +167,12 @@ class DistillationTrainer(Trainer):
         """Trainer's optimizer over our parameter groups."""
         if self.optimizer is None:
             model = self.model if model is None else model
-            optimizer_class, arguments = self.get_optimizer_cls_and_kwargs(self.args, model)
+            given = self.optimizer_cls_and_kwargs
+            optimizer_class, arguments = given or self.get_optimizer_cls_and_kwargs(self.args, model)
+            if not {"params", "model", "optimizer_dict"}.isdisjoint(arguments):
+                raise ValueError(
+                    f"optim={self.args.optim}: it makes its own groups of parameters, and scales need theirs."
+                )
             groups = parameter_groups(
                 model,
                 decay_names=self.get_decay_parameter_names(model),
@@ -195,6 +204,8 @@ class DistillationTrainer(Trainer):
         }
         loss = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
         if len(parts) > 1:
+            if not self.loss_parts:
+                self.parts_logged_at = self.state.global_step
             for name, part in parts.items():
                 self.loss_parts[name] = self.loss_parts.get(name, 0) + part.detach()
         return (loss, outputs) if return_outputs else loss
@@ -208,8 +219,12 @@ class DistillationTrainer(Trainer):
         if num_items is None:
             return 1.0
         share = labels.ne(-100).sum() / torch.as_tensor(num_items, device=labels.device).reshape(-1)[0]
-        # Trainer has then counted the items of all processes, whose gradients are averaged.
-        return share * self.accelerator.num_processes if self.args.average_tokens_across_devices else share
+        # Trainer has counted the items of all processes, whose gradients are averaged, or those of one device.
+        return (
+            share * self.accelerator.num_processes
+            if self.args.average_tokens_across_devices
+            else share / max(self.args.n_gpu, 1)
+        )
 
     def parts_of(self, model, inputs: dict, single_label: bool) -> tuple[dict[str, torch.Tensor], object]:
         """The parts of the loss, each a mean over the items of this batch, and what the model returned."""
@@ -233,7 +248,7 @@ class DistillationTrainer(Trainer):
         if single_label:
             parts["hard_label_loss"] = mean(hard_label_loss(logits, targets, self.args.label_smoothing_factor))
         else:
-            parts["hard_label_loss"] = outputs.loss
+            parts["hard_label_loss"] = outputs.loss.mean()  # under DataParallel there is one for each device
         if self.teacher is None:
             return parts, outputs
 
@@ -268,5 +283,5 @@ class DistillationTrainer(Trainer):
             steps = max(self.state.global_step - self.parts_logged_at, 1)
             for name, total in sorted(self.loss_parts.items()):
                 logs[name] = self.accelerator.reduce(total, "mean").item() / steps
-            self.loss_parts, self.parts_logged_at = {}, self.state.global_step
+            self.loss_parts = {}
         super().log(logs, *args, **kwargs)

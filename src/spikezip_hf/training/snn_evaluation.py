@@ -23,8 +23,18 @@ def evenly_spread(dataset, count: int):
 
 
 def share_correct(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy, for trainers that have no `compute_metrics`."""
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
+    """Accuracy, for trainers that have no `compute_metrics`; label -100 is no item."""
+    labelled = prediction.label_ids != -100
+    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids)[labelled].mean())}
+
+
+def joined(batches: list[numpy.ndarray], axis: int | None, filler: int) -> numpy.ndarray:
+    """Batches one after the other, filled up along `axis` to the longest where they differ in length there."""
+    if axis is not None:
+        longest = max(batch.shape[axis] for batch in batches)
+        widths = [[(0, longest - b.shape[axis] if a == axis else 0) for a in range(b.ndim)] for b in batches]
+        batches = [numpy.pad(b, width, constant_values=filler) for b, width in zip(batches, widths, strict=True)]
+    return numpy.concatenate(batches)
 
 
 @torch.no_grad()
@@ -43,6 +53,7 @@ def evaluate_snn(
         {"T32_accuracy": ..., "at_equilibrium": share of samples settled by the largest T}.
     """
     compute_metrics = compute_metrics or share_correct
+    of_tokens = False
     logits: list[numpy.ndarray] = []
     labels: list[numpy.ndarray] = []
     settled: list[numpy.ndarray] = []
@@ -51,13 +62,15 @@ def evaluate_snn(
         out = snn(**features, time_steps=max(steps), output_time_steps=True)
         at_steps = out.logits_per_step[:, [count - 1 for count in steps]]
         truth = batch["labels"]
-        if at_steps.dim() == 4:  # of tokens: those that have a label
-            at_steps, truth = at_steps.transpose(1, 2)[truth != -100], truth[truth != -100]
-            at_steps, truth = (accelerator.pad_across_processes(x, pad_index=-100) for x in (at_steps, truth))
+        of_tokens = at_steps.dim() == 4  # (B, T, N, classes): texts of several lengths
+        if of_tokens:
+            at_steps = accelerator.pad_across_processes(at_steps, dim=2)
+            truth = accelerator.pad_across_processes(truth, dim=1, pad_index=-100)
         gathered = accelerator.gather_for_metrics((at_steps.float(), truth, out.equilibrium_step))
         for kept, value in zip((logits, labels, settled), gathered, strict=True):
             kept.append(value.cpu().numpy())
-    all_logits, all_labels = numpy.concatenate(logits), numpy.concatenate(labels)
+    all_logits = joined(logits, 2 if of_tokens else None, 0)
+    all_labels = joined(labels, 1 if of_tokens else None, -100)
     metrics: dict[str, float] = {}
     for index, count in enumerate(steps):
         found = compute_metrics(EvalPrediction(predictions=all_logits[:, index], label_ids=all_labels))

@@ -1,5 +1,7 @@
 """Quantization-aware training, as a transformers Trainer."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 
 import torch
@@ -73,6 +75,8 @@ class QATTrainer(DistillationTrainer):
                 )
             self.add_callback(LevelSchedule(self.qann, args.level_schedule))
         if args.snn_eval_every:
+            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+                raise ValueError("snn_eval_every: a network in shards cannot be converted while it is trained.")
             if self.qann is not model:
                 raise ValueError("snn_eval_every: a network with adapters cannot be converted before they are merged.")
             datasets = self.eval_dataset.values() if isinstance(self.eval_dataset, dict) else [self.eval_dataset]
@@ -87,7 +91,7 @@ class QATTrainer(DistillationTrainer):
         """
         if not resume_from_checkpoint:
             if self.args.level_schedule:
-                set_levels(self.qann, self.args.level_schedule[0], keep_range=True)
+                set_levels(self.qann, self.args.level_schedule[0], rescale=True)
             if not self.qann.calibrated:
                 with random_state_kept():
                     batches = self.calibration_batches()
@@ -117,7 +121,8 @@ class QATTrainer(DistillationTrainer):
         `eval_snn_at_equilibrium`, the share of samples that had settled by the largest T.
         """
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
-        metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        with self.own_precision():
+            metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if not isinstance(dataset, dict) and self.snn_evaluation_is_due(metric_key_prefix):
             dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
             with random_state_kept():
@@ -131,8 +136,6 @@ class QATTrainer(DistillationTrainer):
             of_snn = {f"{metric_key_prefix}_snn_{name}": value for name, value in of_snn.items()}
             self.log(dict(of_snn))
             metrics.update(of_snn)
-        if not self.is_in_train:
-            self.take_autocast_off()
         return metrics
 
     def snn_evaluation_is_due(self, prefix: str) -> bool:
@@ -144,9 +147,21 @@ class QATTrainer(DistillationTrainer):
 
     def predict(self, *args, **kwargs):
         """Trainer.predict."""
-        predictions = super().predict(*args, **kwargs)
-        self.take_autocast_off()
-        return predictions
+        with self.own_precision():
+            return super().predict(*args, **kwargs)
+
+    @contextmanager
+    def own_precision(self) -> Iterator[None]:
+        """Outside of training, no autocast: what is evaluated is then what the spiking twin equals, each time."""
+        if self.is_in_train:
+            yield
+            return
+        mixed, self.accelerator.native_amp = self.accelerator.native_amp, False
+        try:
+            yield
+        finally:
+            self.accelerator.native_amp = mixed
+            self.take_autocast_off()
 
     def take_autocast_off(self) -> None:
         """Undo what accelerate does to forward in mixed precision: such a QANN rounds differently from its twin.
