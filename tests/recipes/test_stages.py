@@ -186,7 +186,7 @@ def test_texts_from_scratch_to_spikes_by_the_scripts(text_life):
     assert results["parameters"] == sum(weight.numel() for weight in weights(out / "ann").values())
     assert "analog input: none" in results["products"]
     assert results["command"].startswith("python ")
-    assert results["command"].endswith("convert.py recipe.yaml --seed 1")
+    assert results["command"].endswith("convert.py recipe.yaml")
     assert results["versions"]["spikezip_hf"] == spikezip_hf.__version__
     assert results["ReLU fine-tuning"] == record(out / "ann")
     assert results["quantization-aware training"] == record(out / "qann")
