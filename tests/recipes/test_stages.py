@@ -520,3 +520,19 @@ def test_validation_held_out_does_not_depend_on_the_seed_of_a_stage():
 def test_convert_refuses_a_stream():
     with pytest.raises(ValueError, match="streaming: the samples to simulate"):
         convert.convert(convert.ConversionArguments(qann="net"), DataArguments(dataset="x", streaming=True))
+
+
+class TestTheStageBeforeHasNotRun:
+    message = "run the stage before this one with the same recipe"
+
+    def test_quantization(self, tmp_path):
+        quantization = qat.QuantizationArguments(ann=str(tmp_path / "outputs" / "net"))
+        args = QATTrainingArguments(str(tmp_path / "out"), use_cpu=True)
+        with pytest.raises(FileNotFoundError, match=self.message):
+            qat.train_quantized(quantization, DataArguments(data_dir=str(tmp_path)), args)
+
+    def test_conversion(self, tmp_path):
+        missing = str(tmp_path / "outputs" / "net")
+        conversion = convert.ConversionArguments(qann=missing, ann="x", output_dir=str(tmp_path / "out"))
+        with pytest.raises(FileNotFoundError, match=self.message):
+            convert.convert(conversion, DataArguments(data_dir=str(tmp_path)))

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 from transformers.utils.logging import tqdm
 
 from spikezip_hf.analysis import compare_twins, table
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.models.configuration_quantization import check_positive_integer
-from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, eval_mode
+from spikezip_hf.models.modeling_quantization import eval_mode
 from spikezip_hf.recipes import stage
 from spikezip_hf.recipes.inputs import (
     DataArguments,
@@ -26,7 +25,7 @@ from spikezip_hf.recipes.inputs import (
     text_inputs,
 )
 from spikezip_hf.recipes.parsing import parse
-from spikezip_hf.recipes.qat import is_text_network, load_network
+from spikezip_hf.recipes.qat import is_text, load_network, model_type
 from spikezip_hf.training.snn_evaluation import evenly_spread
 
 
@@ -118,20 +117,17 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
     qann_record = record_of(str(arguments.qann))
     results_path = Path(arguments.results) if arguments.results else folder / "results.json"
     check_writable(results_path)
-    kind = AutoConfig.from_pretrained(str(arguments.qann)).model_type
+    kind = model_type(str(arguments.qann))
     if not kind.startswith("quant_"):
         raise ValueError(f"{arguments.qann} holds a network of type {kind!r}, not a Quant model: train one first.")
     source = arguments.ann or (qann_record or {}).get("settings", {}).get("ann")
     if source is None:
         raise ValueError(f"{arguments.qann} has no record of the network it was made from: give --ann.")
-    is_text = is_text_network(str(arguments.qann))
-    splits = load_data(data, is_text=is_text)
+    splits = load_data(data, is_text=is_text(kind))
     qann, processor = load_network(str(arguments.qann))
-    if not isinstance(qann, QuantPreTrainedModel):
-        raise ValueError(f"{arguments.qann} holds a {type(qann).__name__}, not a Quant model: train one first.")
     ann, _ = load_network(source)
     check_labels(splits, qann.config, str(arguments.qann))
-    inputs, collate = (text_inputs if is_text else image_inputs)(splits, processor, data)
+    inputs, collate = (text_inputs if is_text(kind) else image_inputs)(splits, processor, data)
     test = inputs[reported_split(splits)]
 
     snn = spiking_class(type(qann)).from_quantized(qann, time_steps=arguments.time_steps)

@@ -16,6 +16,7 @@ from transformers import (
 
 from spikezip_hf.conversion.ann import quant_class
 from spikezip_hf.metrics import classification_metrics
+from spikezip_hf.models.quantization import level_bounds
 from spikezip_hf.recipes import stage
 from spikezip_hf.recipes.inputs import DataArguments, check_labels, data_name, image_inputs, load_data, text_inputs
 from spikezip_hf.recipes.parsing import parse
@@ -43,6 +44,7 @@ class QuantizationArguments:
     def __post_init__(self):
         if self.ann is None:
             raise ValueError("No network to quantize: give --ann (folder or Hub id).")
+        level_bounds(self.quantization_levels, signed=True)
 
     def fields(self) -> dict[str, Any]:
         """Config fields that were given."""
@@ -50,13 +52,23 @@ class QuantizationArguments:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def is_text_network(source: str) -> bool:
-    """Whether the network in a folder or on the Hub is one of text, and not of images.
+def model_type(source: str) -> str:
+    """What kind of network is in a folder or on the Hub.
 
     Raises:
         OSError: there is no network.
     """
-    return "vit" not in AutoConfig.from_pretrained(source).model_type
+    if source.count("/") > 1 and not Path(source).is_dir():  # no Hub id
+        raise FileNotFoundError(
+            f"No network at {source}: run the stage before this one with the same recipe, or name another folder or a "
+            "Hub id."
+        )
+    return AutoConfig.from_pretrained(source).model_type
+
+
+def is_text(kind: str) -> bool:
+    """Whether networks of this model type are of text, and not of images."""
+    return "vit" not in kind
 
 
 def load_network(source: str):
@@ -65,7 +77,7 @@ def load_network(source: str):
     Raises:
         OSError: there is nothing, or no processor.
     """
-    if is_text_network(source):
+    if is_text(model_type(source)):
         return AutoModelForSequenceClassification.from_pretrained(source), AutoTokenizer.from_pretrained(source)
     return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source)
 
@@ -85,14 +97,14 @@ def train_quantized(
     settings = stage.settings_of(quantization, data, args)
     if stage.is_finished(folder, settings):
         return {}
-    is_text = is_text_network(str(quantization.ann))
-    splits = load_data(data, is_text=is_text)
+    of_text = is_text(model_type(str(quantization.ann)))
+    splits = load_data(data, is_text=of_text)
     ann, processor = load_network(str(quantization.ann))
     check_labels(splits, ann.config, str(quantization.ann))
     set_seed(args.seed)
     qann = quant_class(type(ann)).from_ann(ann, **quantization.fields())
-    inputs, collate = (text_inputs if is_text else image_inputs)(splits, processor, data)
-    args.remove_unused_columns = is_text  # pixels are made of the column of images, at the last moment
+    inputs, collate = (text_inputs if of_text else image_inputs)(splits, processor, data)
+    args.remove_unused_columns = of_text  # pixels are made of the column of images, at the last moment
     teacher = None if quantization.no_teacher else args.teacher_model or ann
     trainer = QATTrainer(
         qann,
