@@ -18,7 +18,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import spikezip_hf
 from spikezip_hf.analysis import accuracy
-from spikezip_hf.conversion.ann import quant_class
+from spikezip_hf.conversion.ann import quantized_class
 from spikezip_hf.conversion.calibration import FloatEngine
 from spikezip_hf.recipes.convert import batches
 from spikezip_hf.recipes.inputs import DataArguments, load_data, text_inputs
@@ -64,7 +64,7 @@ def main() -> None:
     rows = []
     for levels, granularity, method in product(LEVELS, GRANULARITIES, METHODS):
         qann = (
-            quant_class(type(ann))
+            quantized_class(type(ann))
             .from_ann(ann, quantization_levels=levels, scale_granularity=granularity, head_act="tanh")
             .calibrate(calibration, method)
         )

@@ -159,6 +159,8 @@ def test_idx(idx_folder, streaming, compressed):
         ("labels-idx1", idx([1, 0, 1, 1]), r"labels.*cannot be decompressed"),
         ("labels-idx1", gzip.compress(idx([1, 0, 1])), r"labels.*has 3 labels for 4 images"),
     ],
+    # Not of the bytes, which hold the second they were compressed in: all processes have to collect the same tests.
+    ids=["colored", "short", "header only", "cut off", "not compressed", "labels missing"],
 )
 def test_bad_idx(idx_folder, name, content, message):
     (idx_folder / f"train-{name}-ubyte.gz").write_bytes(content)

@@ -1,7 +1,5 @@
 """The three stages, whole, on texts and images made here: very small lives."""
 
-import dataclasses
-import inspect
 import json
 import random
 import subprocess
@@ -11,22 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageClassification,
     AutoModelForSequenceClassification,
-    BertConfig,
     Trainer,
     pipeline,
 )
 from transformers.trainer_utils import get_last_checkpoint
 
 import spikezip_hf
-from spikezip_hf.recipes import convert, finetune, qat, stage
-from spikezip_hf.recipes.inputs import DataArguments, check_labels, load_data
+from spikezip_hf.recipes import convert, finetune, qat
+from spikezip_hf.recipes.inputs import DataArguments
 from spikezip_hf.training import DistillationTrainer, QATTrainingArguments
 from tests.conftest import make_ann, make_text_ann
 
@@ -465,56 +461,6 @@ def test_results_that_cannot_be_written_are_refused(tmp_path, refused):
     (tmp_path / "file").touch()
     assert str(tmp_path) in refused("convert", "--results", str(tmp_path / "file" / "results.json"))
     assert str(tmp_path) in refused("convert", "--results", str(tmp_path))  # a folder
-
-
-def test_failed_start_leaves_the_folder_free(tmp_path):
-    """Settings bind a folder from its first whole checkpoint on, not from a training that broke before it had one."""
-    (tmp_path / "settings.json").write_text('{"seed": 3}')
-    (tmp_path / "checkpoint-2").mkdir()  # killed as it was written
-    assert not stage.is_finished(tmp_path, {"seed": 4})
-    (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds a training with seed 3, not 4"):
-        stage.is_finished(tmp_path, {"seed": 4})
-    (tmp_path / "settings.json").unlink()
-    with pytest.raises(ValueError, match="checkpoints of a training that was not started here"):
-        stage.is_finished(tmp_path, {"seed": 4})
-
-
-def test_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
-    for step, whole in ((2, True), (10, True), (12, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert stage.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert stage.last_checkpoint(tmp_path / "nowhere") is None
-
-
-def test_what_counts_is_the_total_batch():
-    settings = [
-        stage.settings_of(
-            QATTrainingArguments(
-                "out", use_cpu=True, per_device_train_batch_size=size, gradient_accumulation_steps=16 // size
-            )
-        )
-        for size in (4, 8)
-    ]
-    assert settings[0] == settings[1]
-    assert settings[0]["total_train_batch_size"] == 16
-
-
-def test_labels_of_the_data_in_another_order_are_refused():
-    data = {"train": Dataset.from_dict({"label": [0]}, features=Features({"label": ClassLabel(names=["a", "b"])}))}
-    check_labels(data, BertConfig(id2label={0: "a", 1: "b"}), "net")
-    check_labels(data, BertConfig(num_labels=2), "net")  # LABEL_0, LABEL_1: nothing is known
-    with pytest.raises(ValueError, match="net has the labels of the data in another order"):
-        check_labels(data, BertConfig(id2label={0: "b", 1: "a"}), "net")
-
-
-def test_validation_held_out_does_not_depend_on_the_seed_of_a_stage():
-    """Else what one stage is judged by, another has learned from."""
-    names = {field.name for field in dataclasses.fields(DataArguments)}
-    assert "split_seed" in names
-    assert "seed" not in inspect.signature(load_data).parameters
 
 
 def test_convert_refuses_a_stream():

@@ -107,7 +107,7 @@ def check_activations(ann: PreTrainedModel, replace: bool) -> None:
         )
 
 
-def quant_class(ann_class: type[PreTrainedModel]) -> type[TwinPreTrainedModel]:
+def quantized_class(ann_class: type[PreTrainedModel]) -> type[TwinPreTrainedModel]:
     """The Quant class that is made from models of an ordinary class.
 
     Raises:

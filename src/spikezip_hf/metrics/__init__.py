@@ -9,9 +9,7 @@ import numpy as np
 try:
     import evaluate
 except ImportError as error:
-    raise ImportError(
-        f"Metrics need more than the models do ({error}): pip install 'spikezip-hf[evaluate]'."
-    ) from error
+    raise ImportError(f"Metrics need more than the models do ({error}): pip install 'spikezip-hf[train]'.") from error
 
 __all__ = ["classification_metrics", "load_metric"]
 

@@ -10,8 +10,9 @@ from transformers.utils import ModelOutput, logging
 
 from .configuration_quantization import check_choice, check_positive_integer, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
+from .operators import Conv2d, Linear
 from .placement import ProductReport, ProvenanceEngine
-from .quantization import LSQQuantizer, Quantizer, WeightQuantizer
+from .quantization import LSQQuantizer, Quantizer
 from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, confirm_levels, simulate
 
 logger = logging.get_logger(__name__)
@@ -179,8 +180,8 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             ValueError: a weight is not finite; names it.
         """
         for module in self.modules():
-            quantizer = getattr(module, "weight_quantizer", None)
-            if isinstance(quantizer, WeightQuantizer) and (overwrite or not bool(quantizer.initialized)):
+            quantizer = module.weight_quantizer if isinstance(module, Conv2d | Linear) else None
+            if quantizer is not None and (overwrite or not bool(quantizer.initialized)):
                 quantizer.fit(module.weight)
 
     def warn_if_uncalibrated(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers.utils.logging import tqdm
 
-from spikezip_hf.analysis import compare_twins, table
+from spikezip_hf.analysis import accuracy, compare_twins, table
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.models.configuration_quantization import check_positive_integer
 from spikezip_hf.models.modeling_quantization import eval_mode
@@ -19,10 +19,9 @@ from spikezip_hf.recipes.inputs import (
     DataArguments,
     check_labels,
     data_name,
-    image_inputs,
     load_data,
+    model_inputs,
     reported_split,
-    text_inputs,
 )
 from spikezip_hf.recipes.parsing import parse
 from spikezip_hf.recipes.qat import is_text, load_network, model_type
@@ -80,15 +79,14 @@ def batches(split, collate, size: int) -> Iterator[dict[str, torch.Tensor]]:
 @torch.no_grad()
 def accuracy_on(network, split, collate, size: int = 64) -> float:
     """Share of the samples that the network, in its own precision, gets right."""
-    right = 0
+    logits, labels = [], []
+    total = -(-len(split) // size)
     with eval_mode(network):
-        for batch in tqdm(
-            batches(split, collate, size), total=-(-len(split) // size), desc="evaluating", unit="batch"
-        ):
-            labels = batch.pop("labels")
+        for batch in tqdm(batches(split, collate, size), total=total, desc="evaluating", unit="batch"):
+            labels.append(batch.pop("labels"))
             inputs = {key: value.to(network.device) for key, value in batch.items()}
-            right += int((network(**inputs).logits.argmax(-1).cpu() == labels).sum())
-    return right / len(split)
+            logits.append(network(**inputs).logits.cpu())
+    return accuracy(torch.cat(logits), torch.cat(labels))
 
 
 def check_writable(path: Path) -> None:
@@ -127,7 +125,7 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
     qann, processor = load_network(str(arguments.qann))
     ann, _ = load_network(source)
     check_labels(splits, qann.config, str(arguments.qann))
-    inputs, collate = (text_inputs if is_text(kind) else image_inputs)(splits, processor, data)
+    inputs, collate = model_inputs(splits, processor, data, is_text(kind))
     test = inputs[reported_split(splits)]
 
     snn = spiking_class(type(qann)).from_quantized(qann, time_steps=arguments.time_steps)

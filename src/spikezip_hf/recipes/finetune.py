@@ -8,10 +8,9 @@ from typing import Any
 
 from transformers import set_seed
 
-from spikezip_hf.metrics import classification_metrics
 from spikezip_hf.models.configuration_quantization import check_choice
 from spikezip_hf.recipes import networks, stage
-from spikezip_hf.recipes.inputs import DataArguments, data_name, image_inputs, label_fields, load_data, text_inputs
+from spikezip_hf.recipes.inputs import DataArguments, data_name, label_fields, load_data
 from spikezip_hf.recipes.parsing import parse
 from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
 
@@ -101,17 +100,7 @@ def finetune(network: NetworkArguments, data: DataArguments, args: DistillationT
     splits = load_data(data, is_text=not network.is_vit)
     set_seed(args.seed)
     ann, processor = make_network(network, splits, data.max_length)
-    inputs, collate = (image_inputs if network.is_vit else text_inputs)(splits, processor, data)
-    args.remove_unused_columns = not network.is_vit  # pixels are made of the column of images, at the last moment
-    trainer = DistillationTrainer(
-        ann,
-        args,
-        train_dataset=inputs["train"],
-        eval_dataset=inputs["validation"],
-        data_collator=collate,
-        processing_class=processor,
-        compute_metrics=classification_metrics(),
-    )
+    trainer = stage.trainer_for(DistillationTrainer, ann, args, splits, processor, data, is_text=not network.is_vit)
     parameters = sum(parameter.numel() for parameter in ann.parameters())
     return stage.train(trainer, folder, settings, {"data": data_name(data), "parameters": parameters})
 

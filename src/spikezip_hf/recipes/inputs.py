@@ -10,6 +10,7 @@ from transformers import DataCollatorWithPadding, default_data_collator
 from spikezip_hf.data import image_transforms, load_images, load_text, with_validation
 from spikezip_hf.data.sources import find_data, places_of
 
+IMAGES_ONLY = ("image_column", "auto_augment", "random_erasing", "random_crop", "crop_scale", "horizontal_flip")
 SHUFFLE_BUFFER = 10_000  # samples of a stream among which the next is drawn
 
 
@@ -71,6 +72,10 @@ def load_data(data: DataArguments, is_text: bool):
     Raises:
         ValueError, FileNotFoundError: it cannot be found or read; says why in one line.
     """
+    if is_text:
+        for name in IMAGES_ONLY:
+            if getattr(data, name):
+                raise ValueError(f"{name} is for images, and the network is one of text: leave it out.")
     columns: dict[str, Any] = {"label_column": data.label_column, "streaming": data.streaming}
     if is_text:
         splits = load_text(data.source(), subset=data.dataset_subset, text_column=data.text_column, **columns)
@@ -138,6 +143,11 @@ def image_inputs(splits, processor, data: DataArguments) -> tuple[dict, Callable
         else:
             inputs[name] = split.with_transform(transform)
     return inputs, default_data_collator
+
+
+def model_inputs(splits, processor, data: DataArguments, is_text: bool) -> tuple[dict, Callable]:
+    """Splits as a network takes them in, and the collator that makes batches of them."""
+    return (text_inputs if is_text else image_inputs)(splits, processor, data)
 
 
 def reported_split(splits) -> str:

@@ -14,11 +14,10 @@ from transformers import (
     set_seed,
 )
 
-from spikezip_hf.conversion.ann import quant_class
-from spikezip_hf.metrics import classification_metrics
+from spikezip_hf.conversion.ann import quantized_class
 from spikezip_hf.models.quantization import level_bounds
 from spikezip_hf.recipes import stage
-from spikezip_hf.recipes.inputs import DataArguments, check_labels, data_name, image_inputs, load_data, text_inputs
+from spikezip_hf.recipes.inputs import DataArguments, check_labels, data_name, load_data
 from spikezip_hf.recipes.parsing import parse
 from spikezip_hf.training import QATTrainer, QATTrainingArguments
 
@@ -102,20 +101,9 @@ def train_quantized(
     ann, processor = load_network(str(quantization.ann))
     check_labels(splits, ann.config, str(quantization.ann))
     set_seed(args.seed)
-    qann = quant_class(type(ann)).from_ann(ann, **quantization.fields())
-    inputs, collate = (text_inputs if of_text else image_inputs)(splits, processor, data)
-    args.remove_unused_columns = of_text  # pixels are made of the column of images, at the last moment
+    qann = quantized_class(type(ann)).from_ann(ann, **quantization.fields())
     teacher = None if quantization.no_teacher else args.teacher_model or ann
-    trainer = QATTrainer(
-        qann,
-        args,
-        teacher_model=teacher,
-        train_dataset=inputs["train"],
-        eval_dataset=inputs["validation"],
-        data_collator=collate,
-        processing_class=processor,
-        compute_metrics=classification_metrics(),
-    )
+    trainer = stage.trainer_for(QATTrainer, qann, args, splits, processor, data, of_text, teacher_model=teacher)
     return stage.train(trainer, folder, settings, {"data": data_name(data)})
 
 

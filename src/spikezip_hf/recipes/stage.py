@@ -12,10 +12,13 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
 import spikezip_hf
+from spikezip_hf.metrics import classification_metrics
+from spikezip_hf.recipes.inputs import DataArguments, model_inputs
+from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -123,6 +126,36 @@ def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     if finished:
         logger.warning(f"{folder} is finished; nothing to do.")
     return finished
+
+
+def trainer_for(
+    trainer_class: type[DistillationTrainer],
+    network: PreTrainedModel,
+    args: DistillationTrainingArguments,
+    splits: Any,
+    processor: Any,
+    data: DataArguments,
+    is_text: bool,
+    **kwargs: Any,
+) -> DistillationTrainer:
+    """The trainer of a stage, on the data as the network takes it in.
+
+    Args:
+        processor: tokenizer or image processor.
+        kwargs: what the class takes beside these.
+    """
+    inputs, collate = model_inputs(splits, processor, data, is_text)
+    args.remove_unused_columns = is_text  # pixels are made of the column of images, at the last moment
+    return trainer_class(
+        network,
+        args,
+        train_dataset=inputs["train"],
+        eval_dataset=inputs["validation"],
+        data_collator=collate,
+        processing_class=processor,
+        compute_metrics=classification_metrics(),
+        **kwargs,
+    )
 
 
 def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,11 @@ AUTO_CLASSES = {
 }
 
 
+def without_adapters(model) -> PreTrainedModel:
+    """`model` itself, or the one that PEFT has put its adapters in."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def load_teacher(source: str, student: PreTrainedModel) -> PreTrainedModel:
     """The network at `source`, a folder or Hub id, with the head that `student` has.
 
@@ -97,9 +102,7 @@ class DistillationTrainer(Trainer):
         if not isinstance(args, self.args_class):
             raise TypeError(f"args must be {self.args_class.__name__}, got {type(args).__name__}.")
         source = args.teacher_model if teacher_model is None else teacher_model
-        adapted = hasattr(model, "get_base_model")
-        student = model.get_base_model() if adapted else model
-        teacher = load_teacher(source, student) if isinstance(source, str) else source
+        teacher = load_teacher(source, without_adapters(model)) if isinstance(source, str) else source
         if teacher is not None:
             self.check_teacher(model.config, teacher.config, args)
         self.mixer = None

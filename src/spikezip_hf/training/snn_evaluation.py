@@ -7,6 +7,8 @@ import torch
 from torch.utils.data import Subset
 from transformers import EvalPrediction
 
+from spikezip_hf.analysis import accuracy
+
 
 def evenly_spread(dataset, count: int):
     """`count` samples of a data set, at even distances; all if it has no more.
@@ -24,8 +26,9 @@ def evenly_spread(dataset, count: int):
 
 def share_correct(prediction: EvalPrediction) -> dict[str, float]:
     """Accuracy, for trainers that have no `compute_metrics`; label -100 is no item."""
-    labelled = prediction.label_ids != -100
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids)[labelled].mean())}
+    logits, labels = torch.as_tensor(prediction.predictions), torch.as_tensor(prediction.label_ids)
+    labelled = labels != -100
+    return {"accuracy": accuracy(logits[labelled], labels[labelled])}
 
 
 def joined(batches: list[numpy.ndarray], axis: int | None, filler: int) -> numpy.ndarray:

@@ -11,7 +11,7 @@ from spikezip_hf.auto import spiking_class
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 from spikezip_hf.training.arguments import QATTrainingArguments
 from spikezip_hf.training.callbacks import FreezeScales, KeepScalesPositive, LevelSchedule, set_levels
-from spikezip_hf.training.distillation_trainer import DistillationTrainer
+from spikezip_hf.training.distillation_trainer import DistillationTrainer, without_adapters
 from spikezip_hf.training.random_state import random_state_kept
 from spikezip_hf.training.snn_evaluation import evaluate_snn, evenly_spread
 
@@ -25,8 +25,8 @@ def underlying_qann(model) -> QuantPreTrainedModel:
         TypeError: it is neither.
         ValueError: adapters would not be what is trained; says why.
     """
-    adapted = hasattr(model, "get_base_model")
-    qann = model.get_base_model() if adapted else model
+    qann = without_adapters(model)
+    adapted = qann is not model
     if not isinstance(qann, QuantPreTrainedModel):
         raise TypeError(
             f"QATTrainer trains Quant models, got {type(qann).__name__}. Make one with Quant....from_ann(ann); a "
