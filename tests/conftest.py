@@ -158,8 +158,8 @@ def make_texts(config, lengths: list[int], seed: int = 7, side: str = "right", e
 
 
 def make_batch(qann, seed: int = 7) -> dict:
-    """Six samples for a Quant model of any architecture."""
-    if qann.config.model_type == "quant_vit":
+    """Six samples for a Quant or Spike model of any architecture."""
+    if qann.config.model_type.endswith("_vit"):
         return {"pixel_values": make_images(qann.config, 6, qann.dtype, seed)}
     return make_texts(qann.config, [12, 7, 9, 3, 12, 5], seed)
 

@@ -65,8 +65,11 @@ def test_reload_gives_the_same_bits(tmp_path, images, granularity):
     assert verify_equivalence(qann, twin, {"pixel_values": images}).exact
 
 
-def test_saved_as_safetensors_only(saved):
-    assert {path.name for path in saved.iterdir()} == {"config.json", "model.safetensors", "preprocessor_config.json"}
+def test_what_is_saved(saved):
+    names = {path.name for path in saved.iterdir()}
+    code = {name for name in names if name.endswith(".py")}
+    assert names - code == {"README.md", "config.json", "model.safetensors", "preprocessor_config.json"}
+    assert {"configuration_spike_vit.py", "modeling_spike_vit.py", "engines.py"} <= code
     config = json.loads((saved / "config.json").read_text())
     assert config["model_type"] == "spike_vit"
     assert config["architectures"] == ["SpikeViTForImageClassification"]
@@ -204,7 +207,7 @@ assert spikezip_hf.verify_equivalence(qann, snn, {{"pixel_values": images}}).exa
 from spikezip_hf import *
 def plot():
     from spikezip_hf.analysis.plots import plot_accuracy_over_time
-    plot_accuracy_over_time("x.png", [], {{}}, [], "")
+    plot_accuracy_over_time("x.png", {{}}, "")
 for extra in (lambda: QATTrainingArguments("out"), plot, lambda: __import__("spikezip_hf.data.digits"),
               lambda: __import__("spikezip_hf.demo")):
     try:

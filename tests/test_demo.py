@@ -21,7 +21,7 @@ def output(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def results(output):
-    return json.loads((output / "results.json").read_text())
+    return json.loads((output / "results.json").read_text())["simulated"]
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +93,17 @@ def test_engines_agree_on_the_trained_network(twins, held_out):
 
 
 def test_files(output, results):
-    assert {path.name for path in (output / "snn").iterdir()} == {
+    assert {path.name for path in (output / "snn").iterdir() if path.suffix != ".py"} == {
+        "README.md",
+        "accuracy_over_time.png",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
+        "results.json",
     }
+    card = (output / "snn" / "README.md").read_text()
+    assert f"| SNN | equilibrium | {100 * accuracy_of(results, 'QANN'):.2f} % | 100.00 % |" in card
+    assert "![Accuracy against time-steps on digits](accuracy_over_time.png)" in card
     assert (output / "accuracy_over_time.png").stat().st_size > 10_000
     table = (output / "results.md").read_text()
     assert f"| SNN | equilibrium | {accuracy_of(results, 'QANN'):.2%} | 100.00% |" in table

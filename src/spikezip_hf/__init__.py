@@ -30,6 +30,7 @@ from spikezip_hf.models.modeling_spike_vit import (
     SpikeViTForImageClassification,
     SpikeViTModel,
 )
+from spikezip_hf.models.version import __version__
 from spikezip_hf.training import (
     DistillationTrainer,
     DistillationTrainingArguments,
@@ -37,8 +38,6 @@ from spikezip_hf.training import (
     QATTrainingArguments,
     scale_modules,
 )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Certificate",
@@ -68,6 +67,7 @@ __all__ = [
     "SpikeViTConfig",
     "SpikeViTForImageClassification",
     "SpikeViTModel",
+    "__version__",
     "scale_modules",
     "verify_equivalence",
 ]

@@ -1,12 +1,12 @@
 """Registration with transformers' Auto classes; happens when `spikezip_hf` is imported."""
 
+from importlib import import_module
+from typing import Any
+
+import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
-    AutoModel,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoModelForTokenClassification,
     AutoTokenizer,
     BertTokenizer,
     PreTrainedConfig,
@@ -18,54 +18,27 @@ from spikezip_hf.models.configuration_spike_bert import QuantBertConfig, SpikeBe
 from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
-from spikezip_hf.models.modeling_spike_bert import (
-    QuantBertForSequenceClassification,
-    QuantBertForTokenClassification,
-    QuantBertModel,
-    SpikeBertForSequenceClassification,
-    SpikeBertForTokenClassification,
-    SpikeBertModel,
-)
-from spikezip_hf.models.modeling_spike_roberta import (
-    QuantRobertaForSequenceClassification,
-    QuantRobertaForTokenClassification,
-    QuantRobertaModel,
-    SpikeRobertaForSequenceClassification,
-    SpikeRobertaForTokenClassification,
-    SpikeRobertaModel,
-)
-from spikezip_hf.models.modeling_spike_vit import (
-    QuantViTForImageClassification,
-    QuantViTModel,
-    SpikeViTForImageClassification,
-    SpikeViTModel,
+
+CONFIGS: tuple[type[PreTrainedConfig], ...] = (
+    QuantViTConfig,
+    SpikeViTConfig,
+    QuantBertConfig,
+    SpikeBertConfig,
+    QuantRobertaConfig,
+    SpikeRobertaConfig,
 )
 
-# For each config: the Auto class and the model that it makes.
-MODELS: dict[type[PreTrainedConfig], dict] = {
-    QuantViTConfig: {AutoModel: QuantViTModel, AutoModelForImageClassification: QuantViTForImageClassification},
-    SpikeViTConfig: {AutoModel: SpikeViTModel, AutoModelForImageClassification: SpikeViTForImageClassification},
-    QuantBertConfig: {
-        AutoModel: QuantBertModel,
-        AutoModelForSequenceClassification: QuantBertForSequenceClassification,
-        AutoModelForTokenClassification: QuantBertForTokenClassification,
-    },
-    SpikeBertConfig: {
-        AutoModel: SpikeBertModel,
-        AutoModelForSequenceClassification: SpikeBertForSequenceClassification,
-        AutoModelForTokenClassification: SpikeBertForTokenClassification,
-    },
-    QuantRobertaConfig: {
-        AutoModel: QuantRobertaModel,
-        AutoModelForSequenceClassification: QuantRobertaForSequenceClassification,
-        AutoModelForTokenClassification: QuantRobertaForTokenClassification,
-    },
-    SpikeRobertaConfig: {
-        AutoModel: SpikeRobertaModel,
-        AutoModelForSequenceClassification: SpikeRobertaForSequenceClassification,
-        AutoModelForTokenClassification: SpikeRobertaForTokenClassification,
-    },
-}
+
+def models_of(config: Any) -> dict[type, type]:
+    """The Auto classes of an architecture and the model that each makes, from the map that travels with its files."""
+    return {
+        getattr(transformers, auto_class): getattr(import_module(f"spikezip_hf.models.{module}"), name)
+        for auto_class, (module, name) in ((key, value.split(".")) for key, value in config.make_auto_map().items())
+        if auto_class != "AutoConfig"
+    }
+
+
+MODELS: dict[type[PreTrainedConfig], dict] = {config: models_of(config) for config in CONFIGS}
 # The tokenizer of a checkpoint that was saved without naming its own.
 TOKENIZERS = {
     QuantBertConfig: BertTokenizer,

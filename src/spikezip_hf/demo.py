@@ -5,7 +5,6 @@ converted from that, verified, saved, loaded through the Auto classes, and used 
 """
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -38,7 +37,9 @@ from spikezip_hf import (
     QuantViTForImageClassification,
     SpikeViTForImageClassification,
 )
-from spikezip_hf.analysis import accuracy_over_time, compare_twins, table
+from spikezip_hf.analysis import compare_twins, table
+from spikezip_hf.files import write_json, write_text
+from spikezip_hf.hub import network_digest, write_card
 
 REPORTED_STEPS = (8, 16, 32, 64)
 
@@ -154,34 +155,35 @@ def run(output: Path, seed: int = 0, levels: int = 32) -> dict:
         announce(f"2/5  Quantizing it to {levels} levels and training that, with the ViT as teacher")
         qann = train_qann(ann, train, levels, arguments)
     announce("3/5  Converting it to a spiking network and saving both")
-    qann.save_pretrained(output / "qann")
+    qann.save_pretrained(output / "qann", processing_class=processor)
     snn = SpikeViTForImageClassification.from_quantized(qann, time_steps=max_steps)
-    snn.save_pretrained(output / "snn")
-    processor.save_pretrained(output / "snn")
+    snn.save_pretrained(output / "snn", processing_class=processor)
     announce(f"4/5  Loading it and simulating {len(test)} held-out digits")
     snn = AutoModelForImageClassification.from_pretrained(output / "snn")
-    results = compare_twins(ann, qann, snn, [test.batch()], REPORTED_STEPS, max_steps)
-    curve = accuracy_over_time(results.pop("logits per step"), test.labels)
-    t_eq = results.pop("T_eq per sample")
-    t_eq = t_eq[t_eq > 0]
-    del results["seconds"]  # the table is the same on every run
+    figures = compare_twins(ann, qann, snn, [test.batch()], REPORTED_STEPS, max_steps)
+    del figures["seconds"]  # the results are the same on every run
     announce("5/5  Classifying them again through pipeline('image-classification')")
     with torch.no_grad():
         expected = [qann.config.id2label[index] for index in qann(test.pixel_values).logits.argmax(-1).tolist()]
     check_pipeline(output / "snn", list(digits["test"]["image"]), expected)
 
-    (output / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-    (output / "results.md").write_text(table(results) + "\n")
-    accuracies = {row["network"]: row["accuracy"] for row in results["rows"] if row["T"] == "-"}
-    shown = int(t_eq.max()) + 8 if len(t_eq) else max_steps
+    results = {"data": "digits", "split": "test", "network_digest": network_digest(snn), "simulated": figures}
+    write_json(output / "results.json", results)
+    write_text(output / "results.md", table(figures) + "\n")
     title = f"Digits, ViT with {levels} levels: accuracy against time-steps"
-    plot_accuracy_over_time(output / "accuracy_over_time.png", curve[:shown], accuracies, t_eq, title)
+    plot_accuracy_over_time(output / "accuracy_over_time.png", figures, title)
+    write_card(snn, output / "snn", results=results, name=f"spike-vit-digits-{levels}")
     announce(f"Done in {time.perf_counter() - start:.0f} s")
     return results
 
 
 def announce(line: str) -> None:
     print(f"\n{line}", flush=True)  # noqa: T201
+
+
+def written(output: Path) -> str:
+    """What `run` has left in a folder."""
+    return f"In {output}: results.md, results.json, accuracy_over_time.png, and the networks qann/ and snn/ with cards"
 
 
 def main() -> None:
@@ -196,8 +198,8 @@ def main() -> None:
         parser.error(str(error))
     except KeyboardInterrupt:
         sys.exit("\nInterrupted; nothing was written but what the steps above had finished.")
-    announce(table(results))
-    announce(f"In {options.output}: results.md, results.json, accuracy_over_time.png, and the networks qann/ and snn/")
+    announce(table(results["simulated"]))
+    announce(written(options.output))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,13 @@ def test_figures_follow_from_the_logits(networks, batches, results):
         assert row["accuracy"] == float((logits.argmax(-1) == truth).double().mean())
         assert row["agrees with QANN"] == float((logits.argmax(-1) == expected.argmax(-1)).double().mean())
     steps = torch.cat([run.equilibrium_step for run in runs])
-    assert results["T_eq per sample"].tolist() == steps.tolist()
+    found = {step: int((steps == int(step)).sum()) for step in results["equilibrium steps"]}
+    assert results["equilibrium steps"] == found
+    assert sum(found.values()) == len(truth)
+    per_step = torch.cat([run.logits_per_step for run in runs]).argmax(-1) == truth[:, None]
+    assert results["accuracy per step"] == pytest.approx(
+        per_step.double().mean(0)[: int(steps.max())].tolist(), abs=1e-6
+    )
     assert results["T_eq"]["max"] == int(steps.max())
     assert results["T_eq"]["mean"] == pytest.approx(float(steps.double().mean()), abs=0.01)
     spikes = sum(int(run.spike_counts.sum()) for run in runs)

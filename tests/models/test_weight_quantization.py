@@ -1,5 +1,6 @@
 """Weights of 8 bits: the quantizer held to Eq. 2 and to LSQ's gradients, and the three networks with it."""
 
+import json
 import math
 
 import pytest
@@ -23,6 +24,12 @@ from tests.conftest import (
 SHAPES = [(6, 10), (4, 3, 2, 2)]  # of a linear map and of a convolution
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 networks = pytest.mark.parametrize("architecture", ["vit", *ARCHITECTURES])
+
+
+def edit_config(folder, **fields):
+    """Fields of a saved config.json, changed by hand."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
 def per_channel(scale, weight):
@@ -386,8 +393,11 @@ class TestRefusals:
     def test_a_checkpoint_of_plain_weights_loaded_as_quantized(self, architecture, tmp_path):
         qann = make_uncalibrated(architecture, weight_bits=None)
         qann.save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match=r"holds no scales .*weight_quantizer"):
+        with pytest.raises(ValueError, match="weight_bits of the checkpoint is None and cannot become 8"):
             type(qann).from_pretrained(tmp_path, weight_bits=8)
+        edit_config(tmp_path, weight_bits=8)
+        with pytest.raises(ValueError, match=r"holds no scales .*weight_quantizer"):
+            type(qann).from_pretrained(tmp_path)
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.0, -1.0])
     def test_a_scale_that_cannot_be_used(self, architecture, bad):
@@ -475,8 +485,11 @@ class TestNewHead:
 def test_quantized_weights_are_not_passed_over_on_loading(architecture, tmp_path):
     make_network(architecture).save_pretrained(tmp_path)
     quant_class = type(make_uncalibrated(architecture))
-    with pytest.raises(ValueError, match="has quantized weights: load it without changing weight_bits"):
+    with pytest.raises(ValueError, match="weight_bits of the checkpoint is 8 and cannot become None"):
         quant_class.from_pretrained(tmp_path, weight_bits=None)
+    edit_config(tmp_path, weight_bits=None)
+    with pytest.raises(ValueError, match="has quantized weights: load it without changing weight_bits"):
+        quant_class.from_pretrained(tmp_path)
 
 
 def test_a_certificate_looks_at_the_scales_of_weights():

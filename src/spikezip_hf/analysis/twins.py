@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from transformers.utils.logging import tqdm
 
-from spikezip_hf.analysis.accuracy import accuracy
+from spikezip_hf.analysis.accuracy import accuracy, accuracy_over_time
 from spikezip_hf.conversion.certificate import Certificate, certify
 from spikezip_hf.models.modeling_quantization import eval_mode
 
@@ -20,14 +20,14 @@ def compare_twins(
     Where a sample has not reached equilibrium, the last row is called by its number of steps.
 
     Args:
-        ann, qann, snn: classifiers of the same inputs; the last two are twins.
+        ann, qann, snn: classifiers of the same inputs; the last two are twins. `ann` may be None.
         batches: dicts of model inputs with "labels" (B,).
         steps: numbers of steps T to report.
         max_steps: most steps a sample is simulated for.
 
     Returns:
-        dict, ready for JSON but for "logits per step", (samples, max_steps, classes), and "T_eq per sample",
-        (samples,), -1 where equilibrium was not reached. "seconds" are those of all batches, by network.
+        dict, ready for JSON. "equilibrium steps" has the number of samples for each T_eq that occurred; "accuracy per
+        step" ends with the last step at which a sample settled; "seconds" are those of all batches, by network.
 
     Raises:
         ValueError: no batches, or a number of steps beyond `max_steps`.
@@ -36,14 +36,15 @@ def compare_twins(
         raise ValueError(f"steps holds {max(steps)}, more than max_steps={max_steps}.")
     labels: list[torch.Tensor] = []
     per_step: list[torch.Tensor] = []
-    logits_of: dict[str, list[torch.Tensor]] = {"ANN": [], "QANN": []}
+    networks = {name: network for name, network in (("ANN", ann), ("QANN", qann)) if network is not None}
+    logits_of: dict[str, list[torch.Tensor]] = {name: [] for name in networks}
     certificates: list[Certificate] = []
     spikes, neurons = 0, 0
-    seconds = {"ANN": 0.0, "QANN": 0.0, "SNN": 0.0}
+    seconds = dict.fromkeys([*networks, "SNN"], 0.0)
     for batch in tqdm(batches, desc="simulating", unit="batch"):
         inputs = {key: value.to(snn.device) for key, value in batch.items() if key != "labels"}
         labels.append(batch["labels"].cpu())
-        for name, network in (("ANN", ann), ("QANN", qann)):
+        for name, network in networks.items():
             start = time.perf_counter()
             with eval_mode(network):
                 logits_of[name].append(network(**inputs).logits.cpu())
@@ -63,19 +64,23 @@ def compare_twins(
     t_eq = certificate.equilibrium_step.cpu()
     reached = t_eq[t_eq > 0]
 
+    last = int(reached.max()) if len(reached) == len(t_eq) else max_steps
+
     def row(network: str, steps: int | str, answers: torch.Tensor) -> dict:
         agreement = float((answers.argmax(-1) == expected.argmax(-1)).double().mean())
         return {"network": network, "T": steps, "accuracy": accuracy(answers, truth), "agrees with QANN": agreement}
 
     return {
         "samples": len(truth),
+        "T": max_steps,
         "rows": [
-            row("ANN", "-", torch.cat(logits_of["ANN"])),
-            row("QANN", "-", expected),
+            *(row(name, "-", torch.cat(logits_of[name])) for name in networks),
             *(row("SNN", count, logits[:, count - 1]) for count in steps),
             row("SNN", "equilibrium" if len(reached) == len(t_eq) else max_steps, logits[:, -1]),
         ],
         "at equilibrium": len(reached),
+        "equilibrium steps": {str(step): int((t_eq == step).sum()) for step in sorted(set(reached.tolist()))},
+        "accuracy per step": [round(value, 6) for value in accuracy_over_time(logits, truth).tolist()][:last],
         "T_eq": {
             "mean": round(float(reached.double().mean()), 2),
             "95th percentile": int(reached.double().quantile(0.95, interpolation="higher")),
@@ -87,8 +92,6 @@ def compare_twins(
         "certificate": str(certificate),
         "exact": certificate.exact,
         "seconds": {name: round(value, 2) for name, value in seconds.items()},
-        "logits per step": logits,
-        "T_eq per sample": t_eq,
     }
 
 

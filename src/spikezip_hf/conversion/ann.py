@@ -1,6 +1,8 @@
 """transformers' models to Quant models."""
 
 import copy
+import os
+import re
 
 from torch import nn
 from transformers import (
@@ -76,6 +78,8 @@ def quantize_ann(
 
     source_config = copy.deepcopy(ann.config)
     source_config.hidden_act = "relu"  # as checked, or replaced
+    if is_hub_id(ann.config._name_or_path):
+        config_fields.setdefault("source_model", ann.config._name_or_path)
     config = derive_config(quant_class.config_class, source_config, **config_fields)
     qann = quant_class(config).to(dtype=ann.dtype, device=ann.device)
     missing, unexpected = qann.load_state_dict(ann.state_dict(), strict=False)
@@ -89,6 +93,11 @@ def quantize_ann(
             "before you judge it, or keep the tanh with head_act='tanh'."
         )
     return qann.train(ann.training)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model's `_name_or_path` is an id on the Hub, and no folder of somebody's machine."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.isdir(name)
 
 
 def check_activations(ann: PreTrainedModel, replace: bool) -> None:

@@ -14,7 +14,8 @@ except ImportError as error:
 __all__ = ["classification_metrics", "load_metric"]
 
 HOME = Path(__file__).parent
-METRICS = ("accuracy", "f1")
+OVER_TIME = "accuracy_over_time"
+METRICS = ("accuracy", "f1", OVER_TIME)
 IGNORED = -100  # label of a position that does not count, as in torch.nn.CrossEntropyLoss
 
 
@@ -22,13 +23,14 @@ def load_metric(name: str) -> "evaluate.EvaluationModule":
     """A metric, for `compute(predictions=, references=)` with classes as whole numbers; it gives {name: value}.
 
     Args:
-        name: "accuracy", or "f1": its mean over the classes.
+        name: "accuracy"; "f1", its mean over the classes; or "accuracy_over_time", whose predictions are the classes
+            after every time-step of a spiking network, and which also takes `equilibrium_steps` and `time_steps`.
 
     Raises:
         ValueError: there is no such metric.
     """
     if name not in METRICS:
-        raise ValueError(f"No metric {name!r}: there are {' and '.join(METRICS)}.")
+        raise ValueError(f"No metric {name!r}: there are {', '.join(METRICS)}.")
     # In memory, or each of several processes would look for a file of its own in one folder.
     return evaluate.load(str(HOME / name), module_type="metric", keep_in_memory=True)
 
@@ -40,8 +42,13 @@ def classification_metrics(names: Sequence[str] = ("accuracy",)) -> Callable[[An
     not count.
 
     Raises:
-        ValueError: there is no such metric.
+        ValueError: there is no such metric, or it needs more than a Trainer has.
     """
+    if OVER_TIME in names:
+        raise ValueError(
+            f"{OVER_TIME!r} is not for a Trainer, which has one prediction for each sample, not one for each "
+            "time-step: set snn_eval_every, or give the metric the table of spikezip_hf.analysis.predictions.predict."
+        )
     metrics = [load_metric(name) for name in names]
 
     def compute(prediction: Any) -> dict[str, float]:

@@ -3,8 +3,10 @@
 
 from dataclasses import dataclass
 from numbers import Integral
+from typing import ClassVar
 
 from .quantization import level_bounds
+from .version import __version__, check_version
 
 WEIGHT_BITS = (None, 8)
 GRANULARITIES = ("per_tensor", "per_channel", "mixed")
@@ -34,6 +36,11 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 
+SPIKING_FIELDS = ("time_steps", "max_spikes_per_step", "firing_schedule", "firing_window")
+# Fields that say what a trained network computes: to load it with others would make another network of it.
+NETWORK_FIELDS = ("quantization_levels", "scale_granularity", "weight_bits", "node_placement", "head_act")
+
+
 @dataclass(kw_only=True, repr=False)
 class QuantizationFields:
     """Fields of every Quant and Spike config.
@@ -49,14 +56,64 @@ class QuantizationFields:
             head, with one scale for each output channel. Embeddings and LayerNorms, no products, keep theirs.
         drop_path_rate: in training, share of samples for which a residual branch is left out in the last layer; it
             grows from 0 in the first. Without effect on what a trained network computes.
+        source_model: Hub id of the ordinary network that this one was made from, for its model card; None if unknown.
+        spikezip_version: version of this library that wrote the file.
     """
+
+    _auto_class = "AutoConfig"  # the code travels with what is saved
+    heads: ClassVar[tuple[str, ...]]  # tasks that the architecture has classes for
 
     quantization_levels: int = 32
     scale_granularity: str = "per_tensor"
     weight_bits: int | None = None
     drop_path_rate: float = 0.0
+    source_model: str | None = None
+    spikezip_version: str = __version__
 
-    def check_quantization(self) -> None:
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        self.auto_map = self.make_auto_map()
+        self.spikezip_version = __version__  # whatever wrote the file, this is what would write the next
+        self.check_fields()
+
+    @classmethod
+    def make_auto_map(cls) -> dict[str, str]:
+        """Where the Auto classes find the classes of this architecture, all of them, in the files beside a checkpoint.
+
+        What transformers writes by itself is the entry of the class that was saved, which leaves `AutoModel` unable to
+        load a classifier.
+        """
+        owner = next(parent for parent in cls.__mro__ if "model_type" in vars(parent))
+        module, name = owner.__module__.rpartition(".")[2], owner.__name__
+        modeling, prefix = module.replace("configuration", "modeling"), name.removesuffix("Config")
+        return {
+            "AutoConfig": f"{module}.{name}",
+            "AutoModel": f"{modeling}.{prefix}Model",
+            **{f"AutoModelFor{head}": f"{modeling}.{prefix}For{head}" for head in cls.heads},
+        }
+
+    @classmethod
+    def from_dict(cls, config_dict, **kwargs):
+        """`PreTrainedConfig.from_dict`, which is what loading a file ends in.
+
+        Raises:
+            ValueError: the file is from a later version of this library; a field that is given beside it would make
+                another network of the checkpoint, or is out of range.
+        """
+        check_version(config_dict.get("spikezip_version", __version__))
+        for name in NETWORK_FIELDS:
+            if name in kwargs and kwargs[name] != config_dict.get(name, getattr(cls, name, None)):
+                raise ValueError(
+                    f"{name} of the checkpoint is {config_dict.get(name, getattr(cls, name, None))!r} and cannot "
+                    f"become {kwargs[name]!r} while it is loaded: it would be another network. Make that one from the "
+                    f"ordinary network with from_ann(ann, {name}={kwargs[name]!r})."
+                )
+        loaded = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+        (loaded[0] if isinstance(loaded, tuple) else loaded).check_fields()  # fields given beside the file are new
+        return loaded
+
+    def check_fields(self) -> None:
+        """Raises ValueError, naming the field, if one is out of range."""
         level_bounds(self.quantization_levels, signed=True)
         check_choice("scale_granularity", self.scale_granularity, GRANULARITIES)
         check_choice("weight_bits", self.weight_bits, WEIGHT_BITS)
@@ -86,7 +143,8 @@ class SpikeFields(QuantizationFields):
     firing_schedule: str = "synchronous"
     firing_window: int | None = None
 
-    def check_spiking(self) -> None:
+    def check_fields(self) -> None:
+        super().check_fields()
         check_positive_integer("time_steps", self.time_steps)
         check_positive_integer("max_spikes_per_step", self.max_spikes_per_step)
         check_choice("firing_schedule", self.firing_schedule, FIRING_SCHEDULES)
@@ -117,7 +175,10 @@ class TextFields:
     node_placement: str = "full"
     head_act: str = "relu"
 
-    def check_text(self) -> None:
+    heads: ClassVar[tuple[str, ...]] = ("SequenceClassification", "TokenClassification")
+
+    def check_fields(self) -> None:
+        super().check_fields()  # type: ignore[misc]
         check_choice("node_placement", self.node_placement, NODE_PLACEMENTS)
         check_choice("head_act", self.head_act, HEAD_ACTIVATIONS)
         for name, usual in (
@@ -145,7 +206,14 @@ FREE_FIELDS = (
     "drop_path_rate",
 )
 # Fields that say where a config came from.
-PROVENANCE_FIELDS = ("model_type", "architectures", "auto_map", "transformers_version", "_name_or_path")
+PROVENANCE_FIELDS = (
+    "model_type",
+    "architectures",
+    "auto_map",
+    "transformers_version",
+    "spikezip_version",
+    "_name_or_path",
+)
 
 
 def derive_config(config_class, source, **fields):
@@ -166,5 +234,6 @@ def derive_config(config_class, source, **fields):
         raise ValueError(
             f"id2label names {len(fields['id2label'])} labels, the network to convert has {source.num_labels}."
         )
-    inherited = {key: value for key, value in source.to_dict().items() if key not in PROVENANCE_FIELDS}
+    foreign = [name for name in SPIKING_FIELDS if not hasattr(config_class, name)]  # to a Quant config
+    inherited = {key: value for key, value in source.to_dict().items() if key not in (*PROVENANCE_FIELDS, *foreign)}
     return config_class.from_dict({**inherited, **fields})

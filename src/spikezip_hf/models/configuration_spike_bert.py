@@ -25,11 +25,6 @@ class QuantBertConfig(TextFields, QuantizationFields, BertConfig):
 
     hidden_act: str = "relu"
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.check_quantization()
-        self.check_text()
-
 
 @strict
 class SpikeBertConfig(TextFields, SpikeFields, BertConfig):
@@ -46,9 +41,3 @@ class SpikeBertConfig(TextFields, SpikeFields, BertConfig):
     keys_to_ignore_at_inference = RECORDS
 
     hidden_act: str = "relu"
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.check_quantization()
-        self.check_spiking()
-        self.check_text()

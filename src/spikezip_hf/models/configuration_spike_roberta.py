@@ -31,10 +31,8 @@ class QuantRobertaConfig(TextFields, QuantizationFields, RobertaConfig):
 
     hidden_act: str = "relu"
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.check_quantization()
-        self.check_text()
+    def check_fields(self) -> None:
+        super().check_fields()
         check_padding_id(self)
 
 
@@ -54,9 +52,6 @@ class SpikeRobertaConfig(TextFields, SpikeFields, RobertaConfig):
 
     hidden_act: str = "relu"
 
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.check_quantization()
-        self.check_spiking()
-        self.check_text()
+    def check_fields(self) -> None:
+        super().check_fields()
         check_padding_id(self)

@@ -20,11 +20,8 @@ class QuantViTConfig(QuantizationFields, ViTConfig):
 
     model_type = "quant_vit"
 
+    heads = ("ImageClassification",)
     hidden_act: str = "relu"
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.check_quantization()
 
 
 @strict
@@ -41,9 +38,5 @@ class SpikeViTConfig(SpikeFields, ViTConfig):
     model_type = "spike_vit"
     keys_to_ignore_at_inference = RECORDS
 
+    heads = ("ImageClassification",)
     hidden_act: str = "relu"
-
-    def __post_init__(self, **kwargs):
-        super().__post_init__(**kwargs)
-        self.check_quantization()
-        self.check_spiking()

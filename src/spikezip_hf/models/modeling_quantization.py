@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput, logging
 
+from .checkpoints import CheckpointModel
 from .configuration_quantization import check_choice, check_positive_integer, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .operators import Conv2d, Linear
@@ -33,9 +34,10 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
             module.training = training
 
 
-class TwinPreTrainedModel(PreTrainedModel):
+class TwinPreTrainedModel(CheckpointModel):
     """Base of all Quant and Spike models: a quantized network and its spiking twin have the same parts."""
 
+    _auto_class = "AutoModel"  # the code travels with what is saved; a class with a head names that one's
     _keep_in_fp32_modules_strict = ["scale"]  # thresholds stay exact when weights are loaded in half precision
     accepts_loss_kwargs = False  # the loss is a mean over the batch; Trainer divides by accumulation steps
 
@@ -67,6 +69,18 @@ class TwinPreTrainedModel(PreTrainedModel):
     def quantizers(self) -> list[Quantizer]:
         """Everything with a learned scale: the nodes, and the quantizers of weights where `weight_bits` is set."""
         return [module for module in self.modules() if isinstance(module, Quantizer)]
+
+    @classmethod
+    def twin_of(cls, other: "TwinPreTrainedModel", **config_fields):
+        """A model of this class with the weights and scales of its twin, on the same device, in eval mode."""
+        config = derive_config(cls.config_class, other.config, **config_fields)
+        with torch.device("meta"):
+            twin = cls(config, **other.construction)
+        twin.to_empty(device=other.device)
+        # Assigning and not copying keeps each tensor's own type; the clone keeps the twins apart.
+        twin.load_state_dict({key: value.clone() for key, value in other.state_dict().items()}, assign=True)
+        twin.inherit_processor(other)
+        return twin.eval()
 
     def prepare(self, **inputs):
         """The model's inputs checked and completed, as `network` takes them."""
@@ -105,6 +119,7 @@ class TwinPreTrainedModel(PreTrainedModel):
         """`PreTrainedModel.from_pretrained`, refusing a checkpoint whose thresholds are missing or unusable.
 
         Raises:
+            OSError: there is no checkpoint, or its weights are cut off or altered.
             ValueError: the checkpoint has no scales (it is not of a Quant or Spike model), or a scale is not finite or
                 not positive; for Spike models also if a scale was never calibrated or any other weight is missing.
         """
@@ -213,7 +228,9 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             from spikezip_hf.conversion import quantize_ann
         except ImportError as error:
             raise ImportError("Converting a model needs the package: pip install spikezip-hf.") from error
-        return quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
+        qann = quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
+        qann.inherit_processor(ann)
+        return qann
 
     def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "mse", overwrite: bool = True):
         """Set every scale: of weights from the weights, of nodes from a forward pass without nodes over `batches`.
@@ -288,13 +305,11 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
                 f"Make one with {cls.quant_class.__name__}.from_ann(ann)."
             )
         qann.check_nodes()
-        config = derive_config(cls.config_class, qann.config, **config_fields)
-        with torch.device("meta"):
-            snn = cls(config, **qann.construction)
-        snn.to_empty(device=qann.device)
-        # Assigning and not copying keeps each tensor's own type; the clone keeps the twins apart.
-        snn.load_state_dict({key: value.clone() for key, value in qann.state_dict().items()}, assign=True)
-        return snn.eval()
+        return cls.twin_of(qann, **config_fields)
+
+    def to_quantized(self) -> TwinPreTrainedModel:
+        """The quantized twin, with the same weights and scales: to train it further, or to compare with it."""
+        return self.quant_class.twin_of(self)
 
     def check_loaded(self, source: str, missing_keys: list[str], unexpected_keys: list[str]) -> None:
         super().check_loaded(source, missing_keys, unexpected_keys)

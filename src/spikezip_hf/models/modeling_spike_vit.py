@@ -276,6 +276,7 @@ class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
 class ViTClassifierNetwork(ViTPreTrainedModel):
     """The network and a linear head on the class token, written once for both twins."""
 
+    _auto_class = "AutoModelForImageClassification"
     base_class: type[ViTNetwork]
 
     def __init__(self, config):

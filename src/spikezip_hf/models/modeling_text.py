@@ -166,6 +166,7 @@ def head_dropout(config) -> nn.Dropout:
 class SequenceClassifierNetwork(TextClassifierNetwork):
     """A classifier of whole texts; its head is the architecture's own."""
 
+    _auto_class = "AutoModelForSequenceClassification"
     output_class = SequenceClassifierOutput
 
     def loss(self, logits, labels):
@@ -175,6 +176,7 @@ class SequenceClassifierNetwork(TextClassifierNetwork):
 class TokenClassifierNetwork(TextClassifierNetwork):
     """A linear classifier of each token."""
 
+    _auto_class = "AutoModelForTokenClassification"
     output_class = TokenClassifierOutput
 
     def __init__(self, config):

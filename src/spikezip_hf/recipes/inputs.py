@@ -65,9 +65,17 @@ class DataArguments:
             raise ValueError("No data: give --dataset (a Hub id), --data_dir (a folder) or --local_name.")
         return self.dataset
 
+    def hub_id(self) -> str | None:
+        """The id of the set on the Hub, if that is where it is loaded from."""
+        return self.dataset if self.source() == self.dataset and not Path(self.dataset).is_dir() else None
 
-def load_data(data: DataArguments, is_text: bool):
+
+def load_data(data: DataArguments, is_text: bool, needs_training: bool = True):
     """The set, as a dict of splits "train", "validation" and "test" (those there are), columns as in spikezip_hf.data.
+
+    Args:
+        is_text: whether it is one of texts, and not of images.
+        needs_training: also hold out a validation split, from a training split that has to be there.
 
     Raises:
         ValueError, FileNotFoundError: it cannot be found or read; says why in one line.
@@ -81,6 +89,8 @@ def load_data(data: DataArguments, is_text: bool):
         splits = load_text(data.source(), subset=data.dataset_subset, text_column=data.text_column, **columns)
     else:
         splits = load_images(data.source(), subset=data.dataset_subset, image_column=data.image_column, **columns)
+    if not needs_training and ("test" in splits or "validation" in splits):
+        return splits
     if "train" not in splits:
         raise ValueError(f"{data.source()} has no training split, only {', '.join(splits)}.")
     splits = with_validation(splits, data.validation_share, data.split_seed)
@@ -105,7 +115,7 @@ def label_fields(splits) -> dict[str, dict]:
 
 def check_labels(splits, network_config, where: str) -> None:
     """Raise ValueError if the data has other labels than a network, or the same in another order."""
-    names = splits["train"].features["label"].names
+    names = next(iter(splits.values())).features["label"].names
     if len(names) != network_config.num_labels:
         raise ValueError(f"{where} has {network_config.num_labels} labels, the data has {len(names)}.")
     of_network = [network_config.id2label[index] for index in range(len(names))]

@@ -51,7 +51,7 @@ class QuantizationArguments:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
-def model_type(source: str) -> str:
+def model_type(source: str, revision: str | None = None) -> str:
     """What kind of network is in a folder or on the Hub.
 
     Raises:
@@ -62,7 +62,7 @@ def model_type(source: str) -> str:
             f"No network at {source}: run the stage before this one with the same recipe, or name another folder or a "
             "Hub id."
         )
-    return AutoConfig.from_pretrained(source).model_type
+    return AutoConfig.from_pretrained(source, revision=revision).model_type
 
 
 def is_text(kind: str) -> bool:
@@ -104,7 +104,9 @@ def train_quantized(
     qann = quantized_class(type(ann)).from_ann(ann, **quantization.fields())
     teacher = None if quantization.no_teacher else args.teacher_model or ann
     trainer = stage.trainer_for(QATTrainer, qann, args, splits, processor, data, of_text, teacher_model=teacher)
-    return stage.train(trainer, folder, settings, {"data": data_name(data)})
+    record = stage.train(trainer, folder, settings, {"data": data_name(data)})
+    trainer.create_model_card(dataset=data_name(data), dataset_tags=data.hub_id() or data_name(data))
+    return record
 
 
 def main(argv: Sequence[str]) -> None:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.utils import logging
 
 import spikezip_hf
+from spikezip_hf.files import write_json
 from spikezip_hf.metrics import classification_metrics
 from spikezip_hf.recipes.inputs import DataArguments, model_inputs
 from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
@@ -73,14 +74,6 @@ def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end, of which trainer_state.json is the last file."""
     found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
     return str(max(found, key=lambda path: int(path.name.partition("-")[2]))) if found else None
-
-
-def write(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    aside.replace(path)
 
 
 def provenance() -> dict[str, Any]:
@@ -166,7 +159,7 @@ def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[
         about: more to put on record.
     """
     if trainer.is_world_process_zero():
-        write(folder / SETTINGS, settings)
+        write_json(folder / SETTINGS, settings)
     checkpoint = last_checkpoint(folder)
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
@@ -189,5 +182,5 @@ def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[
     }
     trainer.save_model(str(folder))
     if trainer.is_world_process_zero():
-        write(folder / RECORD, record)
+        write_json(folder / RECORD, record)
     return record

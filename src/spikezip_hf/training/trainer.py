@@ -1,16 +1,21 @@
 """Quantization-aware training, as a transformers Trainer."""
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset
+from transformers.modelcard import TrainingSummary
 
 from spikezip_hf.auto import spiking_class
+from spikezip_hf.hub import write_card
+from spikezip_hf.hub.card_data import pipeline_of
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 from spikezip_hf.training.arguments import QATTrainingArguments
 from spikezip_hf.training.callbacks import FreezeScales, KeepScalesPositive, LevelSchedule, set_levels
+from spikezip_hf.training.cards import card_fields
 from spikezip_hf.training.distillation_trainer import DistillationTrainer, without_adapters
 from spikezip_hf.training.random_state import random_state_kept
 from spikezip_hf.training.snn_evaluation import evaluate_snn, evenly_spread
@@ -64,6 +69,8 @@ class QATTrainer(DistillationTrainer):
     def __init__(self, model, args: QATTrainingArguments, **kwargs):
         self.qann = underlying_qann(model)
         super().__init__(model, args, **kwargs)
+        if self.processing_class is not None:
+            self.qann.processing_class = self.processing_class
         self.add_callback(KeepScalesPositive())
         if args.freeze_scales_after < 1:
             self.add_callback(FreezeScales(args.freeze_scales_after))
@@ -149,6 +156,20 @@ class QATTrainer(DistillationTrainer):
         """Trainer.predict."""
         with self.own_precision():
             return super().predict(*args, **kwargs)
+
+    def create_model_card(self, *args, **kwargs):
+        """Trainer.create_model_card, with the card of this library: what the model is, and how it was trained.
+
+        Takes the same arguments. A README.md that somebody wrote is kept. Adapters have PEFT's card.
+        """
+        if self.qann is not self.accelerator.unwrap_model(self.model, keep_torch_compile=False):
+            return super().create_model_card(*args, **kwargs)
+        if not self.is_world_process_zero():
+            return
+        names = inspect.signature(super().create_model_card).bind(*args, **kwargs).arguments
+        names.setdefault("tasks", pipeline_of(self.qann))
+        fields = card_fields(TrainingSummary.from_trainer(self, **names))
+        write_card(self.qann, self.args.output_dir, repo_id=self.hub_model_id, **fields)
 
     @contextmanager
     def own_precision(self) -> Iterator[None]:

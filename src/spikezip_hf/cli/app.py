@@ -1,0 +1,270 @@
+"""The commands. Each imports what it needs when it is called: help has to be quick."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spikezip_hf.cli.report import AsJson, guarded, only_json, say
+
+app = typer.Typer(
+    name="spikezip",
+    help="Exact spiking Transformers: train, convert, verify, evaluate and share them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Model = Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.", metavar="MODEL")]
+Dataset = Annotated[str | None, typer.Option(help="Hub id of a data set.")]
+Subset = Annotated[str | None, typer.Option(help="Subset (configuration) of it.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder of a data set, instead.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the texts, if not found by itself.")]
+ImageColumn = Annotated[str | None, typer.Option(help="Column of the images, if not found by itself.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels, if not found by itself.")]
+MaxLength = Annotated[int, typer.Option(help="Most tokens of a text; the rest is cut off.")]
+
+
+def example(text: str) -> str:
+    """An epilog of help."""
+    return f"Example: {text}"
+
+
+def main() -> None:
+    """What the `spikezip` command calls."""
+    app()
+
+
+@app.command(epilog=example("spikezip demo --output outputs/digits"))
+@guarded
+def demo(
+    output: Annotated[Path, typer.Option(help="Folder for results and networks.")] = Path("outputs/digits"),
+    seed: Annotated[int, typer.Option(help="Of data split, weights and training.")] = 0,
+    levels: Annotated[int, typer.Option(help="Quantization levels, even, 4 to 256.")] = 32,
+    as_json: AsJson = False,
+) -> None:
+    """Train, quantize, convert and verify a ViT on real digits: the whole life of a network in three minutes."""
+    from spikezip_hf import demo
+    from spikezip_hf.analysis import table
+
+    with only_json(as_json):
+        results = demo.run(output, seed, levels)
+    say(results, as_json, f"\n{table(results['simulated'])}\n\n{demo.written(output)}")
+
+
+@app.command(
+    epilog=example("spikezip train training/recipes/small/sst2_bert.yaml --stage qat --quantization_levels 16"),
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+@guarded
+def train(
+    context: typer.Context,
+    recipe: Annotated[Path, typer.Argument(help="YAML file with the arguments of each stage.")],
+    stage: Annotated[
+        str | None, typer.Option(help="finetune, qat or convert; by default all that the recipe has, in this order.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the stages of a recipe: fine-tuning, quantization-aware training, conversion with evaluation.
+
+    A stage that is finished is not repeated, one that was cut off goes on. Further flags go to each stage that runs,
+    and count more than the recipe: `--output_dir`, `--num_train_epochs`, ...; the scripts of training/ list them with
+    --help.
+    """
+    from spikezip_hf.recipes.stages import run_stages
+
+    with only_json(as_json):
+        results = run_stages(recipe, stage, context.args)
+    say(results, as_json, "\n".join(f"{name}: {told}" for name, told in results.items()))
+
+
+@app.command(epilog=example("spikezip convert outputs/qann outputs/snn --time-steps 128"))
+@guarded
+def convert(
+    qann: Annotated[str, typer.Argument(help="Folder or Hub id of a trained Quant model.", metavar="QANN")],
+    output: Annotated[Path, typer.Argument(help="Folder to save the spiking network to.")],
+    time_steps: Annotated[int, typer.Option(help="T, most time-steps of a simulation.")] = 64,
+    max_spikes_per_step: Annotated[int, typer.Option(help="k, spikes a neuron may fire in a step.")] = 1,
+    firing_schedule: Annotated[str, typer.Option(help="synchronous (the paper's) or layerwise.")] = "synchronous",
+    firing_window: Annotated[int | None, typer.Option(help="Steps between layers, of layerwise.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Convert a trained Quant model to its spiking twin, with tokenizer or image processor and a model card."""
+    from spikezip_hf.cli.checkpoints import convert, describe
+
+    with only_json(as_json):
+        convert(
+            qann,
+            output,
+            time_steps=time_steps,
+            max_spikes_per_step=max_spikes_per_step,
+            firing_schedule=firing_schedule,
+            firing_window=firing_window,
+        )
+        answer, text = describe(str(output))
+    say(answer, as_json, text)
+
+
+@app.command(epilog=example("spikezip verify outputs/snn --data-dir data/sst2 --samples 64"))
+@guarded
+def verify(
+    model: Model,
+    qann: Annotated[
+        str | None, typer.Option(help="Quant model to hold it against; by default its own weights, quantized.")
+    ] = None,
+    dataset: Dataset = None,
+    subset: Subset = None,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    max_length: MaxLength = 128,
+    samples: Annotated[int, typer.Option(help="Samples to simulate.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Samples simulated at once.")] = 16,
+    time_steps: Annotated[int | None, typer.Option(help="Most time-steps; the model's own by default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove, neuron by neuron, that a spiking network equals its quantized twin. Exits with 1 if it does not.
+
+    Without data, the inputs are drawn at random.
+    """
+    from spikezip_hf.cli.checkpoints import verify
+
+    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    with only_json(as_json):
+        answer = verify(model, qann, data, samples, batch_size, time_steps)
+    say(answer, as_json, f"{answer['certificate']} ({answer['inputs']})")
+    if not answer["exact"]:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=example("spikezip evaluate outputs/snn --data-dir data/sst2 --report-time-steps 16 --report-time-steps 64")
+)
+@guarded
+def evaluate(
+    model: Model,
+    dataset: Dataset = None,
+    subset: Subset = None,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    max_length: MaxLength = 128,
+    ann: Annotated[str | None, typer.Option(help="Ordinary network to have beside it, a folder or Hub id.")] = None,
+    report_time_steps: Annotated[list[int], typer.Option(help="A T to report; give it several times.")] = [16, 32, 64],  # noqa: B006
+    time_steps: Annotated[int, typer.Option(help="Most time-steps that a sample is simulated for.")] = 512,
+    simulate: Annotated[int | None, typer.Option(help="Samples to simulate, evenly spread. Default: all.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples simulated at once.")] = 16,
+    results: Annotated[str | None, typer.Option(help="File of the figures, if not beside the checkpoint.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Folder for a table of every sample's predictions; a cut-off run goes on.")
+    ] = None,
+    use_cpu: Annotated[bool, typer.Option("--use-cpu", help="Use no accelerator, though there is one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a Quant or Spike model on a test set: accuracy at each T and at equilibrium, T_eq, spikes, certificate.
+
+    Writes results.json beside the checkpoint, and its model card anew.
+    """
+    from spikezip_hf.recipes.evaluate import EvaluationArguments, evaluate
+    from spikezip_hf.recipes.inputs import DataArguments
+
+    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    arguments = EvaluationArguments(
+        results=results,
+        time_steps=time_steps,
+        report_time_steps=report_time_steps,
+        simulate=simulate,
+        batch_size=batch_size,
+        use_cpu=use_cpu,
+    )
+    with only_json(as_json):
+        answer = evaluate(model, DataArguments(**data), arguments, ann=ann, predictions=predictions)
+    text = answer.pop("table")
+    say(answer, as_json, f"{text}\n\nwritten to {answer['written to']}")
+
+
+@app.command(epilog=example("spikezip card outputs/snn --license apache-2.0 --language en"))
+@guarded
+def card(
+    model: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
+    results: Annotated[Path | None, typer.Option(help="results.json of this network, if not in the folder.")] = None,
+    name: Annotated[str | None, typer.Option(help="What to call it; the folder's name by default.")] = None,
+    license: Annotated[str | None, typer.Option(help="Its licence, as the Hub names it.")] = None,
+    language: Annotated[list[str] | None, typer.Option(help="Its language (en, zh, ...).")] = None,
+    base_model: Annotated[str | None, typer.Option(help="Hub id of the network it was made from.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="One more tag; give it several times.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the model card of a checkpoint anew, from the model and its results. One that somebody wrote is kept."""
+    from spikezip_hf.cli.checkpoints import card
+
+    with only_json(as_json):
+        answer = card(
+            model, results, name, license=license, language=language or None, base_model=base_model, tags=tag or None
+        )
+    say(answer, as_json, f"Written: {answer['card']}")
+
+
+@app.command(epilog=example("spikezip push outputs/snn organisation/spike-roberta-b-32 --private"))
+@guarded
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
+    repo_id: Annotated[str, typer.Argument(help="Where to: organisation/name.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to push to; it is created if need be.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload model",
+    tag: Annotated[list[str] | None, typer.Option(help="One more tag; give it several times.")] = None,
+    token: Annotated[str | None, typer.Option(help="Access token, if not the one you logged in with.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Push a checkpoint with all that belongs to it, in one commit: it is there whole, or what was there before is."""
+    from spikezip_hf.cli.checkpoints import push
+
+    with only_json(as_json):
+        answer = push(
+            folder,
+            repo_id,
+            private=private or None,
+            revision=revision,
+            create_pr=create_pr,
+            commit_message=message,
+            tags=tag or [],
+            token=token,
+        )
+    say(answer, as_json, f"Pushed: {answer['url']}")
+
+
+@app.command(epilog=example("spikezip info organisation/spike-roberta-b-32 --json"))
+@guarded
+def info(
+    model: Model,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub id.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What is this checkpoint: class, levels, nodes, T, schedule, certificate."""
+    from spikezip_hf.cli.checkpoints import describe
+
+    with only_json(as_json):
+        answer, text = describe(model, revision)
+    say(answer, as_json, text)
+
+
+def data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length) -> dict[str, Any]:
+    """Fields of `recipes.inputs.DataArguments`."""
+    return {
+        "dataset": dataset,
+        "dataset_subset": subset,
+        "data_dir": data_dir,
+        "text_column": text_column,
+        "image_column": image_column,
+        "label_column": label_column,
+        "max_length": max_length,
+    }
+
+
+if __name__ == "__main__":
+    main()

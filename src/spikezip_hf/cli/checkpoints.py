@@ -1,0 +1,225 @@
+"""What the commands do with a checkpoint."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel
+from transformers.utils.logging import tqdm
+
+from spikezip_hf.auto import MODELS, spiking_class
+from spikezip_hf.conversion import Certificate, verify_equivalence
+from spikezip_hf.hub import push_folder, read_results, write_card
+from spikezip_hf.hub.cards import CARD, equilibrium_line, is_generated
+from spikezip_hf.hub.results import FILE, network_digest
+from spikezip_hf.models.checkpoints import find_file
+from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
+from spikezip_hf.recipes.evaluate import batches
+from spikezip_hf.recipes.inputs import DataArguments, load_data, model_inputs, reported_split
+from spikezip_hf.recipes.qat import is_text, load_network, model_type
+from spikezip_hf.training.snn_evaluation import evenly_spread
+
+CLASSES = {cls.__name__: cls for by_auto_class in MODELS.values() for cls in by_auto_class.values()}
+
+
+def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrainedModel], Any]:
+    """The class that a checkpoint was saved from, and its config.
+
+    Raises:
+        ValueError: it is no Quant or Spike model; says what it is, and what to do.
+        OSError: there is no checkpoint.
+    """
+    kind = model_type(source, revision=revision)
+    if not kind.startswith(("quant_", "spike_")):
+        raise ValueError(
+            f"{source} holds an ordinary network of type {kind!r}, neither a Quant nor a Spike model: quantize it "
+            "with Quant....from_ann(ann) or `spikezip train`."
+        )
+    config = AutoConfig.from_pretrained(source, revision=revision)
+    name = (config.architectures or [""])[0]
+    if name not in CLASSES:
+        raise ValueError(f"{source}: architectures in config.json is {config.architectures}, which is no class here.")
+    return CLASSES[name], config
+
+
+def load(source: str, kind: type[TwinPreTrainedModel]) -> Any:
+    """The model of a checkpoint.
+
+    Raises:
+        ValueError: it is not of this kind.
+    """
+    cls, _ = class_of(source)
+    if not issubclass(cls, kind):
+        wanted = "Spike" if kind is SpikePreTrainedModel else "Quant"
+        raise ValueError(f"{source} holds a {cls.__name__}, and a {wanted} model is needed here.")
+    return cls.from_pretrained(source)
+
+
+def convert(qann: str, output: Path, **fields: Any) -> None:
+    """Convert a Quant checkpoint to a Spike checkpoint, whole or not at all.
+
+    Raises:
+        ValueError, OSError: it is no such checkpoint, a field is out of range, or `output` cannot be written.
+    """
+    quantized = load(qann, QuantPreTrainedModel)
+    spiking_class(type(quantized)).from_quantized(quantized, **fields).save_pretrained(output)
+
+
+def random_inputs(model: TwinPreTrainedModel, samples: int) -> dict[str, torch.Tensor]:
+    """Noise for images; 16 tokens at random for texts."""
+    config, generator = model.config, torch.Generator().manual_seed(0)
+    if hasattr(config, "vocab_size"):
+        ids = torch.randint(config.vocab_size // 2, config.vocab_size, (samples, 16), generator=generator)
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    shape = model.dummy_inputs["pixel_values"].shape[1:]
+    return {"pixel_values": torch.randn(samples, *shape, generator=generator)}
+
+
+def verify(
+    source: str,
+    qann: str | None,
+    data: dict[str, Any],
+    samples: int,
+    batch_size: int,
+    time_steps: int | None,
+) -> dict[str, Any]:
+    """Certificate of a spiking network on samples of a data set, or on random inputs.
+
+    Raises:
+        ValueError, OSError: something is wrong with a checkpoint, the data or an argument.
+    """
+    if samples < 1 or batch_size < 1:
+        raise ValueError("samples and batch_size must be at least 1.")
+    snn = load(source, SpikePreTrainedModel)
+    twin = snn.to_quantized() if qann is None else load(qann, QuantPreTrainedModel)
+    arguments = DataArguments(**data)
+    if any(data[name] for name in ("dataset", "data_dir")):
+        splits = load_data(arguments, is_text=is_text(snn.config.model_type), needs_training=False)
+        inputs, collate = model_inputs(splits, load_network(source)[1], arguments, is_text(snn.config.model_type))
+        split = reported_split(splits)
+        chosen = evenly_spread(inputs[split], samples)
+        todo, about = list(batches(chosen, collate, batch_size)), f"samples of the {split} split"
+    else:
+        whole = random_inputs(snn, samples)
+        parts = {name: value.split(batch_size) for name, value in whole.items()}
+        todo = [dict(zip(parts, values)) for values in zip(*parts.values())]
+        about = "random inputs: give data to verify it on"
+    certificate = Certificate.joined(
+        [verify_equivalence(twin, snn, batch, time_steps) for batch in tqdm(todo, desc="verifying", unit="batch")]
+    )
+    return {
+        "exact": certificate.exact,
+        "certificate": str(certificate),
+        "inputs": about,
+        "samples": len(certificate.equilibrium_step),
+        "equilibrium_step": certificate.equilibrium_step.tolist(),
+        "mismatches": certificate.mismatches,
+        "threshold_mismatches": list(certificate.threshold_mismatches),
+        "logits_equal": certificate.logits_equal,
+        "time_steps": certificate.time_steps,
+    }
+
+
+def card(folder: Path, results: Path | None, name: str | None, **metadata: Any) -> dict[str, Any]:
+    """Write the card of a checkpoint anew.
+
+    Raises:
+        FileExistsError: somebody has written the card that is there.
+        ValueError, OSError: it is no checkpoint of this library, or the results are not of it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder with a checkpoint.")
+    path = folder / CARD
+    if path.is_file() and not is_generated(path):
+        raise FileExistsError(f"{path} was written by somebody: remove it to have one made.")
+    model = load(str(folder), TwinPreTrainedModel)
+    write_card(model, folder, results=results, name=name, **metadata)
+    return {"card": str(path)}
+
+
+def push(folder: Path, repo_id: str, **options: Any) -> dict[str, Any]:
+    """Push a checkpoint's folder; its card is made for `repo_id`, if nobody has written it.
+
+    Raises:
+        ValueError, OSError: it is no checkpoint of this library, or the Hub refuses.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder with a checkpoint.")
+    model = load(str(folder), TwinPreTrainedModel)  # refuses what nobody could load
+    write_card(model, folder, name=repo_id.rpartition("/")[2], repo_id=repo_id)
+    commit = push_folder(folder, repo_id, **options)
+    return {"url": str(commit.repo_url), "commit": commit.oid, "pull_request": commit.pr_url}
+
+
+def describe(source: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
+    """What a checkpoint is: as a dict, and as text.
+
+    A folder is loaded, so that its weights are known to be whole; of a Hub id only small files are downloaded.
+    """
+    cls, config = class_of(source, revision)
+    local = os.path.isdir(source)
+    if local:
+        model = cls.from_pretrained(source)
+    else:
+        with torch.device("meta"):
+            model = cls(config)
+    spiking = issubclass(cls, SpikePreTrainedModel)
+    answer: dict[str, Any] = {
+        "checkpoint": source,
+        "class": cls.__name__,
+        "source_model": config.source_model,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "labels": list(config.id2label.values()) if cls._auto_class != AutoModel.__name__ else None,
+        "quantization_levels": config.quantization_levels,
+        "scale_granularity": config.scale_granularity,
+        "weight_bits": config.weight_bits,
+        "nodes": len(model.nodes),
+        "node_names": model.node_names,
+        "weights": "whole, as they were written" if local else "not downloaded",
+    }
+    if spiking:
+        answer |= {
+            "time_steps": config.time_steps,
+            "max_spikes_per_step": config.max_spikes_per_step,
+            "firing_schedule": config.firing_schedule,
+            "firing_window": config.firing_window,
+        }
+    answer["evaluations"] = evaluations(source, revision, model if local else None)
+    lines = [f"{key}: {value}" for key, value in answer.items() if key not in ("evaluations", "node_names")]
+    for one in answer["evaluations"]:
+        lines.append(f"{one['data']}, {one['split']} split: {one['certificate']}")
+        if spiking:
+            lines.append(f"  {one['equilibrium']}")
+        lines += [f"  {name}: {value:.2%}" for name, value in one["accuracy"].items()]
+    if not answer["evaluations"]:
+        lines.append("certificate: none on record (spikezip verify, spikezip evaluate)")
+    return answer, "\n".join(lines)
+
+
+def evaluations(source: str, revision: str | None, model: TwinPreTrainedModel | None) -> list[dict[str, Any]]:
+    """What is on record of a checkpoint's answers; of a local one, only if it is of these very weights."""
+    path = find_file(source, FILE, **({} if revision is None else {"revision": revision}))
+    if path is None:
+        return []
+    try:
+        known = read_results(path)
+    except ValueError:
+        return []
+    if model is not None:
+        digest = network_digest(model)
+        known = [one for one in known if one.get("network_digest") == digest]
+    return [
+        {
+            "data": one["data"],
+            "split": one["split"],
+            "samples": one["simulated"]["samples"],
+            "certificate": one["simulated"]["certificate"],
+            "equilibrium": equilibrium_line(one["simulated"], one["simulated"]["T"]),
+            "accuracy": {
+                row["network"] if row["T"] == "-" else f"SNN, T = {row['T']}": row["accuracy"]
+                for row in one["simulated"]["rows"]
+            },
+        }
+        for one in known
+    ]

@@ -1,0 +1,94 @@
+"""What is known of a network's answers, as `spikezip evaluate` and the recipes write it: results.json."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+FILE = "results.json"
+# Fields of a config that decide what a network answers, beside its weights.
+DECISIVE = (
+    "quantization_levels",
+    "weight_bits",
+    "node_placement",
+    "head_act",
+    "max_spikes_per_step",
+    "firing_schedule",
+    "firing_window",
+)
+
+
+def network_digest(model: PreTrainedModel) -> str:
+    """sha256 of a network's weights, thresholds and the fields that decide what it answers: what results are of."""
+    fields = {name: getattr(model.config, name, None) for name in DECISIVE}
+    digest = hashlib.sha256(json.dumps([type(model).__name__, fields]).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def read_results(source: Any) -> list[dict[str, Any]]:
+    """Results as a list, one for each data set.
+
+    Args:
+        source: path of a results.json, what such a file holds, or a list of either.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it does not hold results; says what is missing.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        if not path.is_file():
+            raise FileNotFoundError(f"results: there is no file {path}.")
+        try:
+            return read_results(json.loads(path.read_text()))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"results: {path} is not JSON ({error}).") from error
+    if isinstance(source, Mapping):
+        missing = [key for key in ("data", "split", "simulated") if key not in source]
+        if missing:
+            raise ValueError(
+                f"results: {', '.join(missing)} is missing, so this is not what `spikezip evaluate` or a recipe wrote."
+            )
+        return [dict(source)]
+    if isinstance(source, Sequence):
+        return [one for part in source for one in read_results(part)]
+    raise ValueError(f"results must be a path, a dict or a list of these, got {type(source).__name__}.")
+
+
+def results_of(model: PreTrainedModel, given: Any, *folders: str | os.PathLike | None) -> list[dict[str, Any]]:
+    """Results of this very network: those given, or else those in one of the folders.
+
+    Raises:
+        ValueError: those given are of another network.
+    """
+    if given is not None:
+        results = read_results(given)
+        if any(one.get("network_digest", digest) != digest for one in results for digest in [network_digest(model)]):
+            raise ValueError(
+                "results are of another network than this one: evaluate it again with `spikezip evaluate`."
+            )
+        return results
+    for folder in folders:
+        if folder is None or not (Path(folder) / FILE).is_file():
+            continue
+        try:
+            results = read_results(Path(folder) / FILE)
+        except ValueError:
+            continue  # a file of that name, but not one of ours
+        if all(one.get("network_digest") == network_digest(model) for one in results):
+            return results
+    return []
+
+
+def same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two results are of the same split of the same data."""
+    return all(one.get(key) == other.get(key) for key in ("data", "dataset", "subset", "split"))

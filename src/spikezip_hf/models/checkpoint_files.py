@@ -1,0 +1,129 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""The files of a checkpoint on disk: moved in whole, and weights sealed with a digest of themselves.
+
+The safetensors format has lengths but no checksum, so that a flipped bit would load as another network. The digest
+stands in the header's own metadata, where the format lets anybody put strings: it travels with the file, whoever
+copies it, and a tool that writes the file anew leaves it out.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+METADATA, DIGEST = "__metadata__", "sha256"
+MAX_HEADER = 100_000_000  # bytes, as in safetensors itself
+# model.safetensors, model-00001-of-00002.safetensors and model.safetensors.index.json, each perhaps of a variant.
+WEIGHTS = re.compile(r"model(?P<a>\.\w+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(?P<b>\.\w+)?\.json)?")
+
+
+class DamagedFile(OSError):
+    """A file of weights that is not what was written."""
+
+    def __init__(self, path: str | os.PathLike, problem: str):
+        super().__init__(
+            f"{path} {problem}. Download it again with force_download=True, or copy it again from where it was made; "
+            "if you changed it on purpose, write it with safetensors' save_file."
+        )
+
+
+def read_header(path: str | os.PathLike) -> tuple[dict, int]:
+    """The header of a safetensors file, and where its data begins.
+
+    Raises:
+        DamagedFile: it is cut off, or is no safetensors file.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > MAX_HEADER or 8 + length > size:
+            raise DamagedFile(path, "is cut off or no safetensors file")
+        try:
+            header = json.loads(file.read(length))
+            end = max((entry["data_offsets"][1] for key, entry in header.items() if key != METADATA), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise DamagedFile(path, "has a header that cannot be read") from error
+    if 8 + length + end != size:
+        raise DamagedFile(path, f"is cut off: {size} bytes, and its header tells of {8 + length + end}")
+    return header, 8 + length
+
+
+def digest_of(path: str | os.PathLike, header: dict, start: int) -> str:
+    """sha256 of the tensors in a file: of their names, types and shapes, and of their data."""
+    tensors = {key: entry for key, entry in header.items() if key != METADATA}
+    digest = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode())
+    with open(path, "rb") as file:
+        file.seek(start)
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def seal(path: str | os.PathLike) -> None:
+    """Write the digest of a safetensors file into its header."""
+    header, start = read_header(path)
+    header[METADATA] = {**header.get(METADATA, {}), DIGEST: digest_of(path, header, start)}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # data begin at a multiple of 8
+    aside = f"{path}.sealed"
+    with open(path, "rb") as source, open(aside, "wb") as target:
+        source.seek(start)
+        target.write(len(text).to_bytes(8, "little") + text)
+        shutil.copyfileobj(source, target, 1 << 20)
+    os.replace(aside, path)
+
+
+def check_seal(path: str | os.PathLike) -> bool:
+    """Whether the file has a digest; it then is what was written.
+
+    Raises:
+        DamagedFile: it is not, or it is no whole safetensors file.
+    """
+    header, start = read_header(path)
+    expected = header.get(METADATA, {}).get(DIGEST)
+    if expected is not None and digest_of(path, header, start) != expected:
+        raise DamagedFile(path, "is not what was written: its digest is another")
+    return expected is not None
+
+
+@contextmanager
+def moved_in_whole(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder aside, whose files are moved to `folder` at the end; after an error nothing has changed there.
+
+    Weights that an earlier save left there under other names are removed, or they would be loaded instead.
+    """
+    target = Path(folder)
+    if target.exists() and not target.is_dir():
+        raise NotADirectoryError(f"{target} is a file: name a folder to save to.")
+    existed = target.exists()
+    target.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix="_partial-", dir=target))  # Trainer does not push what begins with _
+    try:
+        yield aside
+        files = [path.relative_to(aside) for path in aside.rglob("*") if path.is_file()]
+        for name in files:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(aside / name, target / name)
+        for outdated in outdated_weights(os.listdir(target), [str(name) for name in files]):
+            (target / outdated).unlink()
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not existed and not any(target.iterdir()):
+            target.rmdir()
+
+
+def variant_of(name: str) -> str | None:
+    """The variant that a file of weights belongs to, "" if to none; None if it is no such file."""
+    found = WEIGHTS.fullmatch(name)
+    return (found["a"] or found["b"] or "") if found else None
+
+
+def outdated_weights(present: Iterable[str], written: Iterable[str]) -> list[str]:
+    """Files of weights among those present that are no part of what was written, and of the same variant."""
+    variants = {variant_of(name) for name in written} - {None}
+    return sorted(name for name in set(present) - set(written) if variant_of(name) in variants)

@@ -1,0 +1,191 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""What a saved model is: sealed weights, config, code, tokenizer or image processor, and model card, in one folder."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers.utils import cached_file, logging
+
+from .checkpoint_files import check_seal, moved_in_whole, seal
+
+logger = logging.get_logger(__name__)
+
+# Arguments of from_pretrained that say where a checkpoint is.
+LOCATION = ("cache_dir", "local_files_only", "token", "revision", "subfolder")
+# Arguments of push_to_hub.
+HUB = ("repo_id", "private", "revision", "create_pr", "commit_message", "commit_description", "tags")
+# Files that tell that a tokenizer or an image processor is there, and what loads it.
+PROCESSORS = {"tokenizer_config.json": AutoTokenizer, "preprocessor_config.json": AutoImageProcessor}
+
+
+def find_file(source: str, name: str, **location: Any) -> str | None:
+    """Path of a file of a checkpoint, downloaded if need be; None if there is none."""
+    return cached_file(source, name, _raise_exceptions_for_missing_entries=False, **location)
+
+
+class CheckpointModel(PreTrainedModel):
+    """A `PreTrainedModel` that is loaded and saved with all that belongs to it."""
+
+    # Where the model, or the network it was made from, was loaded from, and arguments to load more from there.
+    _home: tuple[str, Mapping[str, Any]] | None = None
+    _processing_class: Any = None
+    _processor_sought = False
+
+    @property
+    def processing_class(self) -> Any:
+        """The tokenizer or image processor to be saved with the model.
+
+        The one that was set here, or else the one beside the checkpoint that this model, or the network it was made
+        from, was loaded from; None if there is none.
+        """
+        if self._processing_class is None and self._home is not None and not self._processor_sought:
+            self._processor_sought = True
+            source, location = self._home
+            try:
+                for name, auto_class in PROCESSORS.items():
+                    if find_file(source, name, **location) is not None:
+                        self._processing_class = auto_class.from_pretrained(source, **location)
+                        break
+            except (OSError, ValueError, ImportError) as error:
+                logger.warning(f"The tokenizer or image processor of {source} cannot be loaded ({error}).")
+        return self._processing_class
+
+    @processing_class.setter
+    def processing_class(self, value: Any) -> None:
+        self._processing_class = value
+
+    def inherit_processor(self, source: PreTrainedModel) -> None:
+        """Have the processor of another model, which this one is made from."""
+        if isinstance(source, CheckpointModel):
+            self._processing_class, self._home = source._processing_class, source._home
+        elif source.config._name_or_path:
+            self._home = (source.config._name_or_path, {})
+
+    @property
+    def home_folder(self) -> str | None:
+        """The local folder that this model, or the network it was made from, was loaded from."""
+        return self._home[0] if self._home is not None and os.path.isdir(self._home[0]) else None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """`PreTrainedModel.from_pretrained`, from safetensors only, and from files that are what was written.
+
+        Raises:
+            OSError: a file of weights is cut off or altered.
+            ValueError: `use_safetensors=False`: nothing is unpickled here.
+        """
+        if kwargs.setdefault("use_safetensors", True) is not True:
+            raise ValueError("use_safetensors must be True: nothing is unpickled here. Convert the file first.")
+        source = pretrained_model_name_or_path and str(pretrained_model_name_or_path)
+        location = {key: kwargs[key] for key in LOCATION if kwargs.get(key) is not None}
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (SafetensorError, RuntimeError, ValueError):
+            check_weights(source, kwargs.get("variant"), location)  # a damaged file is the better explanation
+            raise
+        if source is not None:
+            check_weights(source, kwargs.get("variant"), location)
+            (loaded[0] if isinstance(loaded, tuple) else loaded)._home = (source, location)
+        return loaded
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        is_main_process: bool = True,
+        state_dict: dict | None = None,
+        push_to_hub: bool = False,
+        *,
+        processing_class: Any = None,
+        results: Mapping | Sequence[Mapping] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save all that others need: sealed weights, config, code, tokenizer or image processor, and a model card.
+
+        Files are written aside and moved in at the end: after an error, or Ctrl-C, the folder is what it was. A
+        README.md that somebody wrote is kept; one that was generated is written anew.
+
+        Args:
+            save_directory: folder to save to.
+            processing_class: tokenizer or image processor; `self.processing_class` by default.
+            results: for the card, what `spikezip evaluate` or a recipe wrote, or its path; by default the results.json
+                in the folder, or in the one that the model was loaded from, if it is of these very weights.
+            others: as for `PreTrainedModel.save_pretrained`; with `push_to_hub`, as for `self.push_to_hub`, too.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        hub = {name: kwargs.pop(name) for name in HUB if name in kwargs}
+        if not is_main_process or kwargs.get("distributed_checkpoint"):  # others only take part in gathering
+            return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        processor = self.processing_class if processing_class is None else processing_class
+        with moved_in_whole(save_directory) as aside:
+            super().save_pretrained(aside, is_main_process, state_dict, **kwargs)
+            for path in aside.glob("*.safetensors"):
+                seal(path)
+            if processor is not None:
+                processor.save_pretrained(aside)
+            self.write_card(aside, save_directory, results)
+        if push_to_hub:
+            name = hub.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            self.push_to_hub(name, processing_class=processor, results=results, token=kwargs.get("token"), **hub)
+
+    def write_card(self, folder, destination, results=None) -> None:
+        """Write the model card into `folder`, unless somebody has written another in `destination`."""
+        try:
+            from spikezip_hf.hub import write_card
+        except ImportError:
+            return  # the class was loaded as remote code: whoever saves it has the card of where it came from
+        write_card(self, folder, destination=destination, results=results)  # type: ignore[arg-type]
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        processing_class: Any = None,
+        results: Mapping | Sequence[Mapping] | None = None,
+        **kwargs: Any,
+    ):
+        """Push all that `save_pretrained` saves, in one commit: it is there whole, or what was there before is.
+
+        Args:
+            repo_id: where to, "organisation/name".
+            processing_class, results: see `save_pretrained`.
+            others: `commit_message`, `commit_description`, `private`, `token`, `revision` (a branch), `create_pr`,
+                `max_shard_size`, `tags`, as for `PreTrainedModel.push_to_hub`.
+
+        Returns:
+            huggingface_hub's CommitInfo.
+        """
+        if processing_class is not None:
+            self.processing_class = processing_class
+        try:
+            from spikezip_hf.hub import push_model
+        except ImportError:
+            return super().push_to_hub(repo_id, **kwargs)
+        return push_model(self, repo_id, results=results, **kwargs)  # type: ignore[arg-type]
+
+
+def weight_paths(source: str, variant: str | None, location: Mapping[str, Any]) -> Iterator[str]:
+    """Files of weights that a model was loaded from: in its folder, or where they were downloaded to."""
+    middle = f".{variant}" if variant else ""
+    location = {**location, "local_files_only": True}
+    path = find_file(source, f"model{middle}.safetensors", **location)
+    index = None if path else find_file(source, f"model.safetensors.index{middle}.json", **location)
+    if path is not None:
+        yield path
+    elif index is not None:
+        with open(index, encoding="utf-8") as file:
+            for name in sorted(set(json.load(file)["weight_map"].values())):
+                path = find_file(source, name, **location)
+                if path is not None:
+                    yield path
+
+
+def check_weights(source: str | None, variant: str | None, location: Mapping[str, Any]) -> None:
+    """Raise OSError if a file of weights of a checkpoint is not what was written."""
+    for path in weight_paths(source, variant, location) if source is not None else ():
+        check_seal(path)

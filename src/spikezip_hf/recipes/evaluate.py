@@ -1,0 +1,193 @@
+"""A network on a test set: accuracy of the spiking network over time beside its twins', with certificate."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.utils.logging import tqdm
+
+from spikezip_hf.analysis import accuracy, compare_twins, table
+from spikezip_hf.auto import spiking_class
+from spikezip_hf.files import write_json
+from spikezip_hf.hub import network_digest, read_results, write_card
+from spikezip_hf.hub.results import FILE, same_data
+from spikezip_hf.models.configuration_quantization import check_positive_integer
+from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel, eval_mode
+from spikezip_hf.recipes import stage
+from spikezip_hf.recipes.inputs import (
+    DataArguments,
+    check_labels,
+    data_name,
+    load_data,
+    model_inputs,
+    reported_split,
+)
+from spikezip_hf.recipes.qat import is_text, load_network, model_type
+from spikezip_hf.training.snn_evaluation import evenly_spread
+
+
+@dataclass
+class EvaluationArguments:
+    """How to evaluate."""
+
+    results: str | None = field(default=None, metadata={"help": "JSON file of the figures, if elsewhere."})
+    time_steps: int = field(default=512, metadata={"help": "Most time-steps that a sample is simulated for."})
+    report_time_steps: list[int] = field(
+        default_factory=lambda: [16, 32, 64, 128], metadata={"help": "Numbers of time-steps T to report."}
+    )
+    simulate: int | None = field(
+        default=None, metadata={"help": "Test samples to simulate, evenly spread. Default: all."}
+    )
+    batch_size: int = field(default=16, metadata={"help": "Samples simulated at once."})
+    use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator, though there is one."})
+
+    def __post_init__(self):
+        for name in ("time_steps", "batch_size"):
+            check_positive_integer(name, getattr(self, name))
+        if self.simulate is not None:
+            check_positive_integer("simulate", self.simulate)
+        for steps in self.report_time_steps:
+            check_positive_integer("report_time_steps", steps)
+        if max(self.report_time_steps, default=0) > self.time_steps:
+            raise ValueError(f"report_time_steps must be at most time_steps ({self.time_steps}).")
+
+    @property
+    def device(self) -> str:
+        return "cpu" if self.use_cpu or not torch.cuda.is_available() else "cuda"
+
+
+def batches(split, collate, size: int) -> Iterator[dict[str, torch.Tensor]]:
+    """Batches; of text, of texts of like length."""
+    order = list(range(len(split)))
+    if "input_ids" in split.column_names:
+        order.sort(key=[len(ids) for ids in split["input_ids"]].__getitem__)
+    for start in range(0, len(order), size):
+        yield dict(collate([split[row] for row in order[start : start + size]]))
+
+
+@torch.no_grad()
+def accuracy_on(network, split, collate, size: int = 64) -> float:
+    """Share of the samples that the network, in its own precision, gets right."""
+    logits, labels = [], []
+    total = -(-len(split) // size)
+    with eval_mode(network):
+        for batch in tqdm(batches(split, collate, size), total=total, desc="evaluating", unit="batch"):
+            labels.append(batch.pop("labels"))
+            inputs = {key: value.to(network.device) for key, value in batch.items()}
+            logits.append(network(**inputs).logits.cpu())
+    return accuracy(torch.cat(logits), torch.cat(labels))
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError if no file can be written there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"results: {path} is a folder.")
+    home = next(parent for parent in path.absolute().parents if parent.exists())
+    if not home.is_dir() or not os.access(home, os.W_OK):
+        raise NotADirectoryError(f"results: {path} cannot be written, for {home} is no folder to write in.")
+
+
+def check_no_stream(data: DataArguments) -> None:
+    """Raise ValueError if the data is to be read as a stream."""
+    if data.streaming:
+        raise ValueError(
+            "streaming: the samples to simulate are chosen from all, which a stream does not let: leave it out."
+        )
+
+
+def twins_of(model: TwinPreTrainedModel, time_steps: int) -> tuple[TwinPreTrainedModel, SpikePreTrainedModel]:
+    """The quantized and the spiking network of which `model` is one."""
+    if isinstance(model, SpikePreTrainedModel):
+        return model.to_quantized(), model
+    return model, spiking_class(type(model)).from_quantized(model, time_steps=time_steps)
+
+
+def measure(
+    ann: PreTrainedModel | None, qann, snn, splits, processor, data: DataArguments, arguments: EvaluationArguments
+) -> dict[str, Any]:
+    """Accuracies of the networks on the split to report on; the SNN on the samples to be simulated."""
+    inputs, collate = model_inputs(splits, processor, data, is_text(qann.config.model_type))
+    test = inputs[reported_split(splits)]
+    networks = {"ANN": ann, "QANN": qann, "SNN": snn}
+    for network in networks.values():
+        if network is not None:
+            network.to(arguments.device)
+    whole = {
+        name: accuracy_on(network, test, collate)
+        for name, network in networks.items()
+        if network is not None and name != "SNN"
+    }
+    simulated = evenly_spread(test, arguments.simulate or len(test))
+    figures = compare_twins(
+        ann,
+        qann,
+        snn,
+        list(batches(simulated, collate, arguments.batch_size)),
+        arguments.report_time_steps,
+        arguments.time_steps,
+    )
+    return {
+        "data": data_name(data),
+        "dataset": data.hub_id(),
+        "subset": data.dataset_subset if data.hub_id() else None,
+        "split": reported_split(splits),
+        "accuracy on the whole split": {"samples": len(test), **whole},
+        "simulated": figures,
+    }
+
+
+def evaluate(
+    source: str, data: DataArguments, arguments: EvaluationArguments, ann: str | None = None
+) -> dict[str, Any]:
+    """Evaluate a Quant or Spike checkpoint, and its twin with it; write results, and the card in its folder anew.
+
+    Args:
+        source: folder or Hub id of the checkpoint.
+        ann: folder or Hub id of the ordinary network, to have beside it.
+
+    Returns:
+        The results, with a "table" for people beside what is written.
+
+    Raises:
+        ValueError, OSError: something is wrong with an argument, the data or a network; one line.
+    """
+    check_no_stream(data)
+    kind = model_type(source)
+    if not kind.startswith(("quant_", "spike_")):
+        raise ValueError(f"{source} holds a network of type {kind!r}, neither a Quant nor a Spike model.")
+    folder = Path(source) if Path(source).is_dir() else None
+    path = Path(arguments.results) if arguments.results else (folder or Path("outputs") / Path(source).name) / FILE
+    check_writable(path)
+    splits = load_data(data, is_text=is_text(kind), needs_training=False)
+    model, processor = load_network(source)
+    check_labels(splits, model.config, source)
+    ordinary = None if ann is None else load_network(ann)[0]
+    if ordinary is not None:
+        check_labels(splits, ordinary.config, str(ann))
+    results = {
+        **stage.provenance(),
+        "network_digest": network_digest(model),
+        **measure(ordinary, *twins_of(model, arguments.time_steps), splits, processor, data, arguments),
+    }
+    known = [*others(path, results), results]
+    write_json(path, known if len(known) > 1 else known[0])
+    if folder is not None:
+        write_card(model.cpu(), folder)
+    return {**results, "table": table(results["simulated"]), "results": str(path)}
+
+
+def others(path: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results of the same network on other data, which stay in the file."""
+    if not path.is_file():
+        return []
+    try:
+        known = read_results(path)
+    except ValueError:
+        return []
+    return [
+        one for one in known if one.get("network_digest") == results["network_digest"] and not same_data(one, results)
+    ]

@@ -1,0 +1,173 @@
+"""`trust_remote_code=True` where spikezip_hf is not installed: the code that travels with a checkpoint is enough."""
+
+import json
+
+import pytest
+import torch
+
+from spikezip_hf import auto
+from tests.conftest import make_batch, make_qann, make_text_qann, spiking_twin
+from tests.hub.bare import make_site, run_bare
+
+NETWORKS = {
+    "vit": lambda: make_qann(),
+    "bert": lambda: make_text_qann("bert", granularity="mixed", head_act="tanh"),
+    "roberta": lambda: make_text_qann("roberta", granularity="mixed"),
+    "bert_tokens": lambda: make_text_qann("bert", "ForTokenClassification"),
+    "roberta_tokens": lambda: make_text_qann("roberta", "ForTokenClassification"),
+}
+# Loads each checkpoint by the Auto class of its task and by AutoModel, saves it again, and loads that.
+PROGRAM = """
+import importlib.util, json, os, sys
+for absent in ("spikezip_hf", "accelerate", "datasets", "evaluate", "peft", "timm", "sklearn", "matplotlib"):
+    assert importlib.util.find_spec(absent) is None, absent
+import torch, transformers
+
+def check(source, stored, **options):
+    for auto in (stored["auto"], "AutoModel"):
+        model = getattr(transformers, auto).from_pretrained(source, trust_remote_code=True, **options)
+        assert type(model).__module__.startswith("transformers_modules."), type(model)
+        with torch.no_grad():
+            found = model.eval()(**stored["inputs"])[0]
+        assert torch.equal(found, stored["outputs"][auto]), (source, auto)
+        if auto == stored["auto"]:
+            headed = model
+        yield type(model).__name__
+    config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=True, **options)
+    assert config.auto_map == stored["auto_map"], config.auto_map
+    headed.save_pretrained(stored["again"])
+
+for path in sys.argv[1:]:
+    stored = torch.load(path, weights_only=True)
+    names = list(check(stored["source"], stored))
+    names += check(stored["again"], {**stored, "again": stored["again"] + "_twice"})
+    print(stored["name"], *names)
+"""
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    return make_site(tmp_path_factory.mktemp("bare") / "site")
+
+
+def stored(name, model, source, folder):
+    """What the program needs to know of a model: inputs and outputs, to the bit."""
+    inputs = make_batch(model)
+    base = model.base_model
+    with torch.no_grad():
+        outputs = {type(model)._auto_class: model(**inputs)[0], "AutoModel": base(**inputs)[0]}
+    path = folder / f"{name}.pt"
+    torch.save(
+        {
+            "name": name,
+            "source": str(source),
+            "again": str(folder / f"{name}_again"),
+            "auto": type(model)._auto_class,
+            "auto_map": type(model.config).make_auto_map(),
+            "inputs": inputs,
+            "outputs": outputs,
+        },
+        path,
+    )
+    return path
+
+
+def models():
+    """A Quant and a Spike model of each architecture and head."""
+    for name, make in NETWORKS.items():
+        qann = make().eval()
+        yield f"quant_{name}", qann
+        yield f"spike_{name}", spiking_twin(qann, time_steps=400)
+
+
+def check(found: str, expected: dict) -> None:
+    """Each model was loaded by both classes, before and after it was saved again."""
+    lines = [line.split() for line in found.splitlines()]
+    assert [line[0] for line in lines] == list(expected)
+    for name, *classes in lines:
+        model = expected[name]
+        assert classes == [type(model).__name__, type(model.base_model).__name__] * 2
+
+
+def test_from_a_folder(site, tmp_path):
+    expected, paths = {}, []
+    for name, model in models():
+        model.save_pretrained(tmp_path / name)
+        paths.append(stored(name, model, tmp_path / name, tmp_path))
+        expected[name] = model
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    check(run_bare(with_arguments(paths), site, environment), expected)
+
+
+def test_over_http(site, tmp_path, hub):
+    expected, paths = {}, []
+    for name, model in models():
+        repo = f"org/{name.replace('_', '-')}-8"  # as people name them: a hyphen, and a digit at the end
+        model.push_to_hub(repo)
+        paths.append(stored(name, model, repo, tmp_path))
+        expected[name] = model
+    check(run_bare(with_arguments(paths), site, hub.environment(OMP_NUM_THREADS="1")), expected)
+
+
+def test_pipeline_by_name_alone(site, tmp_path, hub):
+    """With a tokenizer beside it; the package is not there, so neither is its registration."""
+    from tests.test_auto_text import TEXTS, make_tokenizer
+
+    qann = make_text_qann("roberta", max_position_embeddings=64)
+    snn = spiking_twin(qann, time_steps=400)
+    tokenizer = make_tokenizer("roberta")
+    snn.push_to_hub("org/spike", processing_class=tokenizer)
+    program = f"""
+from transformers import pipeline
+import json
+print(json.dumps(pipeline(model="org/spike", trust_remote_code=True)({TEXTS!r})))
+"""
+    answers = json.loads(run_bare(program, site, hub.environment(OMP_NUM_THREADS="1")))
+    with torch.no_grad():
+        logits = [qann(**tokenizer(text, return_tensors="pt")).logits[0] for text in TEXTS]
+    assert [answer["label"] for answer in answers] == [qann.config.id2label[int(one.argmax())] for one in logits]
+
+
+def test_without_consent_nothing_runs(site, tmp_path, hub):
+    make_text_qann("bert").push_to_hub("org/quant")
+    program = """
+from transformers import AutoModel
+try:
+    AutoModel.from_pretrained("org/quant", trust_remote_code=False)
+except ValueError as error:
+    print(" ".join(str(error).split()))
+"""
+    assert "trust_remote_code=True" in run_bare(program, site, hub.environment())
+
+
+def test_what_needs_the_package_says_so(site, tmp_path):
+    make_text_qann("bert").save_pretrained(tmp_path / "quant")
+    program = f"""
+from transformers import AutoModel
+model = AutoModel.from_pretrained({str(tmp_path / "quant")!r}, trust_remote_code=True)
+for call in (lambda: type(model).from_ann(model), lambda: model.calibrate([])):
+    try:
+        call()
+    except ImportError as error:
+        print(error)
+"""
+    environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    lines = run_bare(program, site, environment).splitlines()
+    assert len(lines) == 2
+    assert all("pip install spikezip-hf" in line for line in lines)
+
+
+def with_arguments(paths) -> str:
+    return f"import sys; sys.argv = ['', *{[str(path) for path in paths]!r}]\n{PROGRAM}"
+
+
+@pytest.mark.parametrize("config", auto.CONFIGS, ids=lambda config: config.__name__)
+def test_every_class_is_in_the_map(config):
+    """The map names all Auto classes that the package registers, and each class knows its own entry."""
+    made = config().auto_map
+    assert made["AutoConfig"].endswith(f".{config.__name__}")
+    registered = auto.MODELS[config]
+    assert set(made) == {"AutoConfig", *(auto_class.__name__ for auto_class in registered)}
+    for auto_class, model in registered.items():
+        assert model._auto_class == auto_class.__name__
+        assert made[auto_class.__name__] == f"{model.__module__.rpartition('.')[2]}.{model.__name__}"
