@@ -76,12 +76,16 @@ def count_calls(model, at=None, act=None):
     """The sizes of the batches that a model is called with from now on; it acts before the call of number `at`."""
     sizes = []
 
-    def before(module, args, kwargs):
+    name = "trajectory" if hasattr(model, "trajectory") else "forward"  # what is called of Spike models, and of others
+    called = getattr(model, name)
+
+    def counted(*args, **inputs):
         if len(sizes) == at:
             act()
-        sizes.append(len(kwargs.get("input_ids", kwargs.get("pixel_values"))))
+        sizes.append(len(args[0] if args else inputs.get("input_ids", inputs.get("pixel_values"))))
+        return called(*args, **inputs)
 
-    model.register_forward_pre_hook(before, with_kwargs=True)
+    setattr(model, name, counted)
     return sizes
 
 
@@ -346,3 +350,26 @@ def test_without_datasets(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install 'spikezip-hf\[train\]'"):
         import_module("spikezip_hf.analysis.predictions")
+
+
+def test_in_another_order_and_held_against_the_twin(tmp_path):
+    model = Texts.network("SNN")
+    plain = predict(model, Texts.inputs(), Texts.collate, tmp_path / "plain", **PARTS)
+    sizes, order = count_calls(model), [9, 0, 8, 1, 7, 2, 6, 3, 5, 4]
+    twin = Texts.network("QANN")
+    table = predict(model, Texts.inputs(), Texts.collate, tmp_path / "other", twin=twin, order=order, **PARTS)
+    assert sizes == [3, 1, 3, 1, 2]
+    # In this order, and so in other batches: the same answers but for the last bits of the scores.
+    assert table.remove_columns(["exact", "score"])[:] == plain.remove_columns("score")[:]
+    assert table["exact"] == [step > 0 for step in table["equilibrium_step"]]
+    assert any(table["exact"])
+    with torch.no_grad():
+        twin.nodes[3].scale *= 1.5
+    other = predict(model, Texts.inputs(), Texts.collate, tmp_path / "twin", twin=twin, **PARTS)
+    assert not any(other["exact"])
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2], [0] * 10, [*range(9), 10]], ids=["short", "twice", "beyond"])
+def test_order_that_is_none(order, tmp_path):
+    with pytest.raises(ValueError, match="order must hold each row from 0 to 9 once"):
+        predict(Texts.network("QANN"), Texts.inputs(), Texts.collate, tmp_path, order=order)

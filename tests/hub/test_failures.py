@@ -1,5 +1,6 @@
 """What is left when something goes wrong: in a push, a download, a file, or a save."""
 
+import contextlib
 import json
 import os
 import pickle
@@ -11,8 +12,9 @@ import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import httpx
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForSequenceClassification, modeling_utils
 
+from spikezip_hf.hub import push_folder
 from spikezip_hf.hub.cards import NOTICE
 from spikezip_hf.models import checkpoint_files, checkpoints
 from spikezip_hf.models.checkpoint_files import DamagedFile, check_seal
@@ -53,7 +55,7 @@ def test_a_push_that_fails_over_a_good_checkpoint(hub, tmp_path, case):
     before, commits, old = hub.files(REPO), hub.commits(REPO), answers(model)
     method, path, how, options = PUSHES[case]
     hub.fail(method, path, how, times=None)
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"\w"):  # of whatever wording: the class is what callers catch
         nudge(model).push_to_hub(REPO, **{**SHARDED, **options})
     hub.failures.clear()
     assert hub.files(REPO) == before
@@ -65,24 +67,25 @@ def test_a_push_that_fails_over_a_good_checkpoint(hub, tmp_path, case):
     assert not torch.equal(answers(model), old)
 
 
-@pytest.mark.parametrize("case", [case for case in PUSHES if case not in ("create 500", "create cut", "wrong token")])
+NOT_CREATED = ("create 500", "create cut", "wrong token")
+
+
+@pytest.mark.parametrize("case", [case for case in PUSHES if case not in (*NOT_CREATED, "card cut")])
 def test_a_first_push_that_fails_leaves_no_half_of_a_model(hub, case):
-    if case == "card cut":
-        pytest.skip("there is no card to fetch")
     method, path, how, options = PUSHES[case]
     hub.fail(method, path, how, times=None)
     model, _ = make("bert")
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"\w"):
         model.push_to_hub(REPO, **{**SHARDED, **options})
     assert [(commit.title, commit.files) for commit in hub.commits(REPO)] == [("initial commit", {})]
 
 
-@pytest.mark.parametrize("case", ["create 500", "create cut", "wrong token"])
+@pytest.mark.parametrize("case", NOT_CREATED)
 def test_a_repository_that_cannot_be_created(hub, case):
     method, path, how, options = PUSHES[case]
     hub.fail(method, path, how, times=None)
     model, _ = make("bert")
-    with pytest.raises(OSError, match="."):
+    with pytest.raises(OSError, match=r"\w"):
         model.push_to_hub(REPO, **options)
     assert hub.repos == {}
 
@@ -117,7 +120,7 @@ def test_a_download_that_is_cut(hub, mode, options):
     load = AutoModelForSequenceClassification.from_pretrained
     with pytest.raises((OSError, httpx.HTTPError)):
         load(REPO)
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(OSError, match=r"safetensors|cached files"):
         load(REPO, local_files_only=True)
     hub.failures.clear()
     assert torch.equal(answers(load(REPO)), answers(model))
@@ -262,10 +265,8 @@ def test_any_bit_of_what_describes_the_tensors_counts(checkpoint, tmp_path):
         if start <= at <= end:
             continue
         path.write_bytes(flipped(data, at, at % 8))
-        try:
+        with contextlib.suppress(DamagedFile):
             overlooked += [at] if check_seal(path) else []
-        except DamagedFile:
-            pass
     assert overlooked == []
 
 
@@ -277,7 +278,7 @@ def test_a_file_written_anew_has_no_digest_and_loads(checkpoint, networks, tmp_p
         assert check_seal(path)
         tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
         for name in tensors:
-            if name.endswith("classifier.dense.bias"):
+            if name.endswith("classifier.bias"):
                 tensors[name] += 1.0
         save_file(tensors, path, metadata={"format": "pt"})
         assert not check_seal(path)
@@ -287,8 +288,6 @@ def test_a_file_written_anew_has_no_digest_and_loads(checkpoint, networks, tmp_p
 
 
 def test_a_damaged_folder_is_not_pushed(hub, checkpoint, tmp_path):
-    from spikezip_hf.hub import push_folder
-
     shutil.copytree(checkpoint("Spike"), tmp_path / "copy")
     path = tmp_path / "copy" / "model.safetensors"
     path.write_bytes(DAMAGES["last bit of the data"](path.read_bytes()))
@@ -330,8 +329,10 @@ def test_the_bomb_is_one(tmp_path):
 
 
 @pytest.mark.parametrize("where", ["folder", "hub"])
-def test_nothing_is_unpickled(hub, networks, pickled, where):
+def test_nothing_is_unpickled(hub, networks, pickled, where, monkeypatch):
     folder, trace = pickled
+    converted = []  # transformers may ask a service to make safetensors of a pickle
+    monkeypatch.setattr(modeling_utils, "auto_conversion", lambda *args, **kwargs: converted.append(args))
     hub.seed(REPO, files_of(folder))
     source = folder if where == "folder" else REPO
     for load in loaders(networks["Spike"]):
@@ -342,6 +343,7 @@ def test_nothing_is_unpickled(hub, networks, pickled, where):
         with pytest.raises(ValueError, match="use_safetensors must be True"):
             load.from_pretrained(source, use_safetensors=None)
     assert not trace.exists()
+    assert converted == []
     assert not any("pytorch_model.bin" in path for method, path, _ in hub.requests if method == "GET")
 
 
@@ -388,12 +390,12 @@ def break_processor(monkeypatch, model, error):
 
 
 def break_move(monkeypatch, model, error):
-    """The third file cannot be moved in. (Sealing moves too, but within the folder aside.)"""
+    """The third file cannot be moved from the folder aside to where it belongs."""
     calls = []
     real = os.replace
 
     def replace(source, target):
-        if Path(source).name != f"{Path(target).name}.sealed":
+        if "_partial-" in str(source) and "_partial-" not in str(target):
             calls.append(source)
         if len(calls) == 3:
             calls.append("once")  # putting things back must be possible

@@ -3,17 +3,19 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from spikezip_hf.analysis.answers import answers
+from spikezip_hf.conversion.certificate import check_twins
 from spikezip_hf.files import write_json
+from spikezip_hf.hub.results import network_digest
 from spikezip_hf.models.configuration_quantization import check_positive_integer
-from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, eval_mode
+from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, eval_mode
 
 try:
     import pyarrow
@@ -38,6 +40,8 @@ def predict(
     collate: Callable[[list], Any],
     folder: str | Path,
     *,
+    twin: QuantPreTrainedModel | None = None,
+    order: Sequence[int] | None = None,
     time_steps: int | None = None,
     batch_size: int = 16,
     part_size: int = 256,
@@ -52,6 +56,8 @@ def predict(
         inputs: rows as the model takes them in: tokenized, or with a transform of images (`with_transform`).
         collate: makes a batch of rows, a dict of tensors; "labels" are among them if there are any.
         folder: of the parts and of settings.json, which says what they depend on; another one for each table.
+        twin: of a Spike model, the Quant model to hold it against: the table then has a column "exact".
+        order: of the rows, to be predicted in; texts of like length together need less padding.
         time_steps: T, of Spike models only; the config's by default.
         batch_size: rows predicted at once.
         part_size: rows of a part: the most that is done again after a run was cut off.
@@ -59,7 +65,8 @@ def predict(
     Returns:
         A row for each of `inputs`, in their order: "index", "label" (if there are labels), "prediction" (class),
         "score" (its softmax probability). Of a Spike model also "prediction_per_step" (classes after steps 1 to T),
-        "equilibrium_step" (-1: not proven), "spikes" and "neurons" (of the sample, over all nodes).
+        "equilibrium_step" (-1: not proven), "spikes" and "neurons" (of the sample, over all nodes); and "exact",
+        whether it is at equilibrium with every level and logit of its twin.
 
     Raises:
         ValueError: an argument is out of range, there are no rows, the model gives no logits (B, classes), or `folder`
@@ -71,16 +78,24 @@ def predict(
     if spiking:
         time_steps = model.config.time_steps if time_steps is None else time_steps
         check_positive_integer("time_steps", time_steps)
-    elif time_steps is not None:
-        raise ValueError(f"time_steps: {type(model).__name__} is no Spike model; leave it out.")
+        if twin is not None:
+            check_twins(twin, model)
+    elif time_steps is not None or twin is not None:
+        name = "twin" if time_steps is None else "time_steps"
+        raise ValueError(f"{name}: {type(model).__name__} is no Spike model; leave it out.")
     if len(inputs) == 0:
         raise ValueError("inputs: the data set is empty, there is nothing to predict.")
-    features = columns(inputs, "labels" in collate([inputs[0]]), spiking)
+    features = columns(inputs, "labels" in collate([inputs[0]]), spiking, twin is not None)
+    rows_in_order = list(range(len(inputs)) if order is None else order)
+    if sorted(rows_in_order) != list(range(len(inputs))):
+        raise ValueError(f"order must hold each row from 0 to {len(inputs) - 1} once.")
     home = Path(folder)
     claim(
         home,
         {
             **model_settings(model),
+            "twin": None if twin is None else network_digest(twin),
+            "order": None if order is None else hashlib.sha256(str(rows_in_order).encode()).hexdigest(),
             "time_steps": time_steps,
             "batch_size": batch_size,
             "part_size": part_size,
@@ -91,29 +106,29 @@ def predict(
     parts = []
     with eval_mode(model):
         for start in range(0, len(inputs), part_size):
-            rows = range(start, min(start + part_size, len(inputs)))
+            rows = rows_in_order[start : start + part_size]
             path = home / f"part-{start // part_size:05d}.parquet"
             part = read_part(path, rows, features)
             if part is None:
                 made = Dataset.from_dict({"index": rows}).map(
-                    lambda batch: answers(model, collate([inputs[row] for row in batch["index"]]), time_steps),
+                    lambda batch: answers(model, collate([inputs[row] for row in batch["index"]]), time_steps, twin),
                     batched=True,
                     batch_size=batch_size,
                     features=features,
                     keep_in_memory=True,  # what is left in a cache folder, nobody removes
                     load_from_cache_file=False,
                     new_fingerprint=path.stem,  # else datasets makes one of the model's weights, for each part
-                    desc=f"predicting rows {rows.start} to {rows.stop - 1} of {len(inputs)}",
+                    desc=f"predicting, {start + len(rows)} of {len(inputs)}",
                 )
                 part = made.data.table.select(list(features)).cast(features.arrow_schema)
                 aside = path.with_name(f".{path.name}.partial")
                 pyarrow.parquet.write_table(part, aside, write_page_checksum=True)
                 os.replace(aside, path)
             parts.append(part)
-    return Dataset(pyarrow.concat_tables(parts))
+    return Dataset(pyarrow.concat_tables(parts).sort_by("index"))
 
 
-def columns(inputs: Dataset, labelled: bool, spiking: bool) -> Features:
+def columns(inputs: Dataset, labelled: bool, spiking: bool, certified: bool) -> Features:
     """Columns of the table, in their order; a label keeps the names of its classes."""
     whole = Value("int64")
     features = {"index": whole}
@@ -123,38 +138,16 @@ def columns(inputs: Dataset, labelled: bool, spiking: bool) -> Features:
     features |= {"prediction": whole, "score": Value("float32")}
     if spiking:
         features |= {"prediction_per_step": List(whole), "equilibrium_step": whole, "spikes": whole, "neurons": whole}
+    if certified:
+        features["exact"] = Value("bool")
     return Features(features)
 
 
-@torch.no_grad()
-def answers(model: PreTrainedModel, batch: Any, time_steps: int | None) -> dict[str, list]:
-    """The columns of a batch, beside the index; `time_steps` is None for a model without."""
-    tensors = {name: value.to(model.device) for name, value in batch.items()}
-    found = {"label": tensors.pop("labels")} if "labels" in tensors else {}
-    spiking = {} if time_steps is None else {"time_steps": time_steps, "output_time_steps": True}
-    out = model(**tensors, **spiking, return_dict=True)
-    logits = out.get("logits")
-    if logits is None or logits.dim() != 2:
-        raise ValueError(
-            f"model: {type(model).__name__} gives no logits (B, classes): it is no classifier of samples."
-        )
-    found["score"], found["prediction"] = logits.float().softmax(-1).max(-1)
-    if spiking:
-        found["prediction_per_step"] = out.logits_per_step.argmax(-1)
-        found["equilibrium_step"] = out.equilibrium_step
-        found["spikes"], found["neurons"] = out.spike_counts.sum(-1), out.neuron_counts.sum(-1)
-    return {name: value.tolist() for name, value in found.items()}
-
-
 def model_settings(model: PreTrainedModel) -> dict[str, Any]:
-    """What the predictions of a model depend on: its class, its config, and a hash of its weights."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    """What the predictions of a model depend on: its class, its config, and a digest of the network."""
     config = json.loads(model.config.to_json_string(use_diff=False))
     fields = {f"config.{name}": value for name, value in sorted(config.items()) if name not in INCIDENTAL}
-    return {"class": type(model).__name__, **fields, "weights": digest.hexdigest()}
+    return {"class": type(model).__name__, **fields, "weights": network_digest(model)}
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -176,13 +169,13 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         write_json(path, settings)
 
 
-def read_part(path: Path, rows: range, features: Features) -> pyarrow.Table | None:
+def read_part(path: Path, rows: list[int], features: Features) -> pyarrow.Table | None:
     """A finished part; None if it is not there, or damaged, of which a warning says."""
     if not path.exists():
         return None
     try:
         part = pyarrow.parquet.read_table(path, page_checksum_verification=True)
-        if part.schema.equals(features.arrow_schema) and part["index"].to_pylist() == list(rows):
+        if part.schema.equals(features.arrow_schema) and part["index"].to_pylist() == rows:
             return part
         problem: object = "it has other rows or columns"
     except (OSError, pyarrow.ArrowException) as error:

@@ -2,22 +2,19 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from transformers.utils.logging import tqdm
 
-from spikezip_hf.analysis.accuracy import accuracy, accuracy_over_time
-from spikezip_hf.conversion.certificate import Certificate, certify
+from spikezip_hf.analysis.answers import answers
 from spikezip_hf.models.modeling_quantization import eval_mode
 
 
-@torch.no_grad()
 def compare_twins(
     ann, qann, snn, batches: Iterable[Mapping[str, torch.Tensor]], steps: Sequence[int], max_steps: int
-) -> dict:
+) -> dict[str, Any]:
     """Accuracy of the three networks, of the SNN after some numbers of steps and at equilibrium, with certificate.
-
-    Where a sample has not reached equilibrium, the last row is called by its number of steps.
 
     Args:
         ann, qann, snn: classifiers of the same inputs; the last two are twins. `ann` may be None.
@@ -26,61 +23,75 @@ def compare_twins(
         max_steps: most steps a sample is simulated for.
 
     Returns:
-        dict, ready for JSON. "equilibrium steps" has the number of samples for each T_eq that occurred; "accuracy per
-        step" ends with the last step at which a sample settled; "seconds" are those of all batches, by network.
+        What `figures` returns, and "seconds", those of all batches, by network.
 
     Raises:
         ValueError: no batches, or a number of steps beyond `max_steps`.
     """
-    if max(steps, default=0) > max_steps:
-        raise ValueError(f"steps holds {max(steps)}, more than max_steps={max_steps}.")
-    labels: list[torch.Tensor] = []
-    per_step: list[torch.Tensor] = []
-    networks = {name: network for name, network in (("ANN", ann), ("QANN", qann)) if network is not None}
-    logits_of: dict[str, list[torch.Tensor]] = {name: [] for name in networks}
-    certificates: list[Certificate] = []
-    spikes, neurons = 0, 0
-    seconds = dict.fromkeys([*networks, "SNN"], 0.0)
+    networks = {name: one for name, one in (("ANN", ann), ("QANN", qann), ("SNN", snn)) if one is not None}
+    tables: dict[str, dict[str, list]] = {name: {} for name in networks}
+    seconds = dict.fromkeys(networks, 0.0)
+    check_steps(steps, max_steps)
     for batch in tqdm(batches, desc="simulating", unit="batch"):
-        inputs = {key: value.to(snn.device) for key, value in batch.items() if key != "labels"}
-        labels.append(batch["labels"].cpu())
         for name, network in networks.items():
             start = time.perf_counter()
             with eval_mode(network):
-                logits_of[name].append(network(**inputs).logits.cpu())
+                spiking = (max_steps, qann) if name == "SNN" else ()
+                found = answers(network, batch, *spiking)
             seconds[name] += time.perf_counter() - start
-        start = time.perf_counter()
-        run = snn.trajectory(**inputs, time_steps=max_steps, output_time_steps=True)
-        seconds["SNN"] += time.perf_counter() - start
-        per_step.append(run.per_step.cpu())
-        certificates.append(certify(qann, snn, inputs, run, max_steps))
-        spikes += int(run.spike_counts.sum())
-        neurons += int(run.neuron_counts.sum())
-    if not labels:
+            for column, values in found.items():
+                tables[name].setdefault(column, []).extend(values)
+    if not tables["SNN"]:
         raise ValueError("batches is empty.")
+    return {
+        **figures(tables, steps, max_steps),
+        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+    }
 
-    truth, expected, logits = torch.cat(labels), torch.cat(logits_of["QANN"]), torch.cat(per_step)
-    certificate = Certificate.joined(certificates)
-    t_eq = certificate.equilibrium_step.cpu()
+
+def check_steps(steps: Sequence[int], max_steps: int) -> None:
+    """Raise ValueError if a number of steps to report is beyond those simulated."""
+    if max(steps, default=0) > max_steps:
+        raise ValueError(f"steps holds {max(steps)}, more than max_steps={max_steps}.")
+
+
+def figures(tables: Mapping[str, Mapping[str, Sequence]], steps: Sequence[int], max_steps: int) -> dict[str, Any]:
+    """What follows from the answers of the networks to the same samples.
+
+    Where a sample has not reached equilibrium, the last row is called by its number of steps.
+
+    Args:
+        tables: columns as of `answers`, of "QANN" and "SNN", the latter with its twin, and of "ANN" if there is one.
+        steps: numbers of steps T to report.
+        max_steps: most steps a sample was simulated for.
+
+    Returns:
+        dict, ready for JSON. "equilibrium steps" has the number of samples for each T_eq that occurred; "accuracy per
+        step" ends with the last step at which a sample settled.
+    """
+    snn = {name: torch.tensor(values) for name, values in tables["SNN"].items()}
+    truth, t_eq, per_step = snn["label"], snn["equilibrium_step"], snn["prediction_per_step"]
+    expected = torch.tensor(tables["QANN"]["prediction"])
     reached = t_eq[t_eq > 0]
+    settled = len(reached) == len(t_eq)
+    last = int(reached.max()) if settled else max_steps
 
-    last = int(reached.max()) if len(reached) == len(t_eq) else max_steps
+    def row(network: str, T: int | str, classes: torch.Tensor) -> dict[str, Any]:
+        right, agrees = (float((classes == other).double().mean()) for other in (truth, expected))
+        return {"network": network, "T": T, "accuracy": right, "agrees with QANN": agrees}
 
-    def row(network: str, steps: int | str, answers: torch.Tensor) -> dict:
-        agreement = float((answers.argmax(-1) == expected.argmax(-1)).double().mean())
-        return {"network": network, "T": steps, "accuracy": accuracy(answers, truth), "agrees with QANN": agreement}
-
+    curve = (per_step == truth[:, None]).double().mean(0)
     return {
         "samples": len(truth),
         "T": max_steps,
         "rows": [
-            *(row(name, "-", torch.cat(logits_of[name])) for name in networks),
-            *(row("SNN", count, logits[:, count - 1]) for count in steps),
-            row("SNN", "equilibrium" if len(reached) == len(t_eq) else max_steps, logits[:, -1]),
+            *(row(name, "-", torch.tensor(tables[name]["prediction"])) for name in ("ANN", "QANN") if name in tables),
+            *(row("SNN", count, per_step[:, count - 1]) for count in steps),
+            row("SNN", "equilibrium" if settled else max_steps, snn["prediction"]),
         ],
         "at equilibrium": len(reached),
-        "equilibrium steps": {str(step): int((t_eq == step).sum()) for step in sorted(set(reached.tolist()))},
-        "accuracy per step": [round(value, 6) for value in accuracy_over_time(logits, truth).tolist()][:last],
+        "equilibrium steps": {str(step): int((t_eq == step).sum()) for step in reached.unique().tolist()},
+        "accuracy per step": [round(value, 6) for value in curve.tolist()][:last],
         "T_eq": {
             "mean": round(float(reached.double().mean()), 2),
             "95th percentile": int(reached.double().quantile(0.95, interpolation="higher")),
@@ -88,11 +99,25 @@ def compare_twins(
         }
         if len(reached)
         else None,
-        "spikes per neuron": spikes / neurons,
-        "certificate": str(certificate),
-        "exact": certificate.exact,
-        "seconds": {name: round(value, 2) for name, value in seconds.items()},
+        "spikes per neuron": int(snn["spikes"].sum()) / int(snn["neurons"].sum()),
+        "certificate": certificate_of(t_eq, snn["exact"], max_steps),
+        "exact": bool(snn["exact"].all()),
     }
+
+
+def certificate_of(equilibrium_step: torch.Tensor, exact: torch.Tensor, max_steps: int) -> str:
+    """In words, whether samples reached equilibrium, with all levels and logits of the quantized network."""
+    samples = len(exact)
+    if bool(exact.all()):
+        last = int(equilibrium_step.max())
+        return f"exact: {samples} of {samples} samples at equilibrium by step {last}, all levels and logits equal"
+    missed, different = equilibrium_step < 0, (equilibrium_step > 0) & ~exact
+    reasons = []
+    if bool(missed.any()):
+        reasons.append(f"{int(missed.sum())} of {samples} samples not at equilibrium after {max_steps} steps")
+    if bool(different.any()):
+        reasons.append(f"levels, thresholds or logits of {int(different.sum())} of {samples} differ")
+    return "not exact: " + "; ".join(reasons)
 
 
 def table(results: Mapping) -> str:

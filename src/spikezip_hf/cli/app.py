@@ -1,4 +1,4 @@
-"""The commands. Each imports what it needs when it is called: help has to be quick."""
+"""The commands. Each imports what it needs when it is called."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -159,14 +159,15 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(help="Samples simulated at once.")] = 16,
     results: Annotated[str | None, typer.Option(help="File of the figures, if not beside the checkpoint.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Folder for a table of every sample's predictions; a cut-off run goes on.")
+        str | None, typer.Option(help="Folder of every sample's predictions, if elsewhere; a cut-off run goes on.")
     ] = None,
     use_cpu: Annotated[bool, typer.Option("--use-cpu", help="Use no accelerator, though there is one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a Quant or Spike model on a test set: accuracy at each T and at equilibrium, T_eq, spikes, certificate.
 
-    Writes results.json beside the checkpoint, and its model card anew.
+    Writes results.json beside the checkpoint, and its model card anew. A run that was cut off goes on when the same
+    command is given again.
     """
     from spikezip_hf.recipes.evaluate import EvaluationArguments, evaluate
     from spikezip_hf.recipes.inputs import DataArguments
@@ -179,9 +180,10 @@ def evaluate(
         simulate=simulate,
         batch_size=batch_size,
         use_cpu=use_cpu,
+        predictions=predictions,
     )
     with only_json(as_json):
-        answer = evaluate(model, DataArguments(**data), arguments, ann=ann, predictions=predictions)
+        answer = evaluate(model, DataArguments(**data), arguments, ann=ann)
     text = answer.pop("table")
     say(answer, as_json, f"{text}\n\nwritten to {answer['written to']}")
 

@@ -15,7 +15,7 @@ from spikezip_hf.hub.cards import CARD, equilibrium_line, is_generated
 from spikezip_hf.hub.results import FILE, network_digest
 from spikezip_hf.models.checkpoints import find_file
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
-from spikezip_hf.recipes.evaluate import batches
+from spikezip_hf.recipes.evaluate import by_length
 from spikezip_hf.recipes.inputs import DataArguments, load_data, model_inputs, reported_split
 from spikezip_hf.recipes.qat import is_text, load_network, model_type
 from spikezip_hf.training.snn_evaluation import evenly_spread
@@ -99,7 +99,12 @@ def verify(
         inputs, collate = model_inputs(splits, load_network(source)[1], arguments, is_text(snn.config.model_type))
         split = reported_split(splits)
         chosen = evenly_spread(inputs[split], samples)
-        todo, about = list(batches(chosen, collate, batch_size)), f"samples of the {split} split"
+        rows = by_length(chosen)
+        todo = [
+            dict(collate([chosen[row] for row in rows[start : start + batch_size]]))
+            for start in range(0, len(rows), batch_size)
+        ]
+        about = f"samples of the {split} split"
     else:
         whole = random_inputs(snn, samples)
         parts = {name: value.split(batch_size) for name, value in whole.items()}

@@ -20,6 +20,7 @@ class Certificate:
             order: the first name is where the difference begins.
         threshold_mismatches: names of nodes, and of quantizers of weights, whose scale is not that of the twin.
         equilibrium_step: (B,) int64, -1 where equilibrium was not reached.
+        exact_samples: (B,) bool, the same of each sample: at equilibrium, with equal levels and logits.
         logits_equal: `torch.equal` of the two outputs.
         max_logit_difference: largest absolute difference of the two outputs.
         time_steps: most steps the simulation was given.
@@ -29,6 +30,7 @@ class Certificate:
     mismatches: dict[str, int]
     threshold_mismatches: tuple[str, ...]
     equilibrium_step: torch.Tensor
+    exact_samples: torch.Tensor
     logits_equal: bool
     max_logit_difference: float
     time_steps: int
@@ -45,6 +47,7 @@ class Certificate:
             mismatches=mismatches,
             threshold_mismatches=certificates[0].threshold_mismatches,
             equilibrium_step=torch.cat([certificate.equilibrium_step for certificate in certificates]),
+            exact_samples=torch.cat([certificate.exact_samples for certificate in certificates]),
             logits_equal=all(certificate.logits_equal for certificate in certificates),
             max_logit_difference=max(certificate.max_logit_difference for certificate in certificates),
             time_steps=max(certificate.time_steps for certificate in certificates),
@@ -112,22 +115,26 @@ def certify(qann, snn, inputs: Mapping[str, torch.Tensor], run: Trajectory, time
     with eval_mode(qann):
         expected = qann(**inputs, engine=recorder)[snn.readout]
 
-    mismatches = {name: int((run.levels[name] != levels).sum()) for name, levels in recorder.levels.items()}
-    mismatches = {name: count for name, count in mismatches.items() if count}
+    differ = {name: run.levels[name] != levels for name, levels in recorder.levels.items()}
+    mismatches = {name: int(where.sum()) for name, where in differ.items() if bool(where.any())}
     thresholds = tuple(
         ours.name
         for ours, theirs in zip(snn.quantizers, qann.quantizers, strict=True)
         if not torch.equal(ours.scale, theirs.scale)
     )
     assert run.equilibrium_step is not None
-    logits_equal = torch.equal(run.readout, expected)
-    settled = bool((run.equilibrium_step > 0).all())
+    exact_samples = (run.equilibrium_step > 0) & (run.readout == expected).flatten(1).all(1)
+    for where in differ.values():
+        exact_samples &= ~where.flatten(1).any(1)
+    if thresholds:
+        exact_samples[:] = False
     return Certificate(
-        exact=settled and logits_equal and not mismatches and not thresholds,
+        exact=bool(exact_samples.all()),
         mismatches=mismatches,
         threshold_mismatches=thresholds,
         equilibrium_step=run.equilibrium_step,
-        logits_equal=logits_equal,
+        exact_samples=exact_samples,
+        logits_equal=torch.equal(run.readout, expected),
         max_logit_difference=float((run.readout.double() - expected.double()).abs().max()),
         time_steps=time_steps,
     )

@@ -50,7 +50,7 @@ class SpikeCardData(ModelCardData):
             "base_model_relation": "quantized" if model.config.source_model else None,
             "datasets": list(dict.fromkeys(one["dataset"] for one in results if one.get("dataset"))) or None,
             "metrics": ["accuracy"] if results else None,
-            "model_name": name if entries else None,
+            "model_name": name if entries or fields.get("eval_results") else None,
             "eval_results": entries or None,
         }
         given = {key: value for key, value in fields.items() if value}

@@ -66,10 +66,12 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
 
     snn = spiking_class(type(qann)).from_quantized(qann, time_steps=arguments.time_steps)
     snn.save_pretrained(folder, processing_class=processor)
-    measured = measure(ann, qann, snn, splits, processor, data, arguments)
+    digest = network_digest(snn)
+    tables = arguments.tables(results_path, data, digest)
+    measured = measure(ann, qann, snn, splits, processor, data, arguments, tables)
     results = {
         **stage.provenance(),
-        "network_digest": network_digest(snn),
+        "network_digest": digest,
         "architecture": qann.config.model_type.removeprefix("quant_"),
         "parameters": sum(parameter.numel() for parameter in ann.parameters()),
         "quantization_levels": qann.config.quantization_levels,

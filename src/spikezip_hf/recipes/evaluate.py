@@ -1,22 +1,22 @@
 """A network on a test set: accuracy of the spiking network over time beside its twins', with certificate."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
-from transformers.utils.logging import tqdm
 
-from spikezip_hf.analysis import accuracy, compare_twins, table
+from spikezip_hf.analysis import table
+from spikezip_hf.analysis.predictions import predict
+from spikezip_hf.analysis.twins import figures
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.files import write_json
 from spikezip_hf.hub import network_digest, read_results, write_card
 from spikezip_hf.hub.results import FILE, same_data
 from spikezip_hf.models.configuration_quantization import check_positive_integer
-from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel, eval_mode
+from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 from spikezip_hf.recipes import stage
 from spikezip_hf.recipes.inputs import (
     DataArguments,
@@ -27,7 +27,7 @@ from spikezip_hf.recipes.inputs import (
     reported_split,
 )
 from spikezip_hf.recipes.qat import is_text, load_network, model_type
-from spikezip_hf.training.snn_evaluation import evenly_spread
+from spikezip_hf.training.snn_evaluation import evenly_spread_rows
 
 
 @dataclass
@@ -35,6 +35,12 @@ class EvaluationArguments:
     """How to evaluate."""
 
     results: str | None = field(default=None, metadata={"help": "JSON file of the figures, if elsewhere."})
+    predictions: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder for the predictions on every sample, if elsewhere; a run cut off goes on from there."
+        },
+    )
     time_steps: int = field(default=512, metadata={"help": "Most time-steps that a sample is simulated for."})
     report_time_steps: list[int] = field(
         default_factory=lambda: [16, 32, 64, 128], metadata={"help": "Numbers of time-steps T to report."}
@@ -55,31 +61,25 @@ class EvaluationArguments:
         if max(self.report_time_steps, default=0) > self.time_steps:
             raise ValueError(f"report_time_steps must be at most time_steps ({self.time_steps}).")
 
+    def tables(self, results: Path, data: DataArguments, digest: str) -> Path:
+        """Folder for the predictions on every sample: another for each network and setting."""
+        if self.predictions is not None:
+            return Path(self.predictions)
+        setting = f"T{self.time_steps}-{self.simulate or 'all'}-by-{self.batch_size}"
+        # Beginning with _, it is not pushed with the checkpoint.
+        return results.parent / "_predictions" / f"{data_name(data)}-{setting}-{digest[:8]}"
+
     @property
     def device(self) -> str:
         return "cpu" if self.use_cpu or not torch.cuda.is_available() else "cuda"
 
 
-def batches(split, collate, size: int) -> Iterator[dict[str, torch.Tensor]]:
-    """Batches; of text, of texts of like length."""
+def by_length(split) -> list[int]:
+    """Rows of a split in the order to simulate them: texts of like length together, which need less padding."""
     order = list(range(len(split)))
     if "input_ids" in split.column_names:
         order.sort(key=[len(ids) for ids in split["input_ids"]].__getitem__)
-    for start in range(0, len(order), size):
-        yield dict(collate([split[row] for row in order[start : start + size]]))
-
-
-@torch.no_grad()
-def accuracy_on(network, split, collate, size: int = 64) -> float:
-    """Share of the samples that the network, in its own precision, gets right."""
-    logits, labels = [], []
-    total = -(-len(split) // size)
-    with eval_mode(network):
-        for batch in tqdm(batches(split, collate, size), total=total, desc="evaluating", unit="batch"):
-            labels.append(batch.pop("labels"))
-            inputs = {key: value.to(network.device) for key, value in batch.items()}
-            logits.append(network(**inputs).logits.cpu())
-    return accuracy(torch.cat(logits), torch.cat(labels))
+    return order
 
 
 def check_writable(path: Path) -> None:
@@ -107,37 +107,54 @@ def twins_of(model: TwinPreTrainedModel, time_steps: int) -> tuple[TwinPreTraine
 
 
 def measure(
-    ann: PreTrainedModel | None, qann, snn, splits, processor, data: DataArguments, arguments: EvaluationArguments
+    ann: PreTrainedModel | None,
+    qann: TwinPreTrainedModel,
+    snn: SpikePreTrainedModel,
+    splits,
+    processor,
+    data: DataArguments,
+    arguments: EvaluationArguments,
+    tables: Path,
 ) -> dict[str, Any]:
-    """Accuracies of the networks on the split to report on; the SNN on the samples to be simulated."""
+    """Accuracies of the networks on the split to report on; the SNN on the samples to be simulated.
+
+    Args:
+        tables: folder for the predictions on every sample, from which a run that was cut off goes on.
+    """
     inputs, collate = model_inputs(splits, processor, data, is_text(qann.config.model_type))
     test = inputs[reported_split(splits)]
+    chosen = evenly_spread_rows(len(test), arguments.simulate or len(test))
+    simulated = test.select(chosen)
     networks = {"ANN": ann, "QANN": qann, "SNN": snn}
-    for network in networks.values():
+    found = {}
+    for name, network in networks.items():
         if network is not None:
-            network.to(arguments.device)
-    whole = {
-        name: accuracy_on(network, test, collate)
-        for name, network in networks.items()
-        if network is not None and name != "SNN"
-    }
-    simulated = evenly_spread(test, arguments.simulate or len(test))
-    figures = compare_twins(
-        ann,
-        qann,
-        snn,
-        list(batches(simulated, collate, arguments.batch_size)),
-        arguments.report_time_steps,
-        arguments.time_steps,
-    )
+            spiking = name == "SNN"
+            found[name] = predict(
+                network.to(arguments.device),
+                simulated if spiking else test,
+                collate,
+                tables / name.lower(),
+                twin=qann if spiking else None,
+                order=by_length(simulated if spiking else test),
+                time_steps=arguments.time_steps if spiking else None,
+                batch_size=arguments.batch_size,
+            )
+    whole = {name: share_right(found[name]) for name in ("ANN", "QANN") if name in found}
+    shown = {name: (table if name == "SNN" else table.select(chosen))[:] for name, table in found.items()}
     return {
         "data": data_name(data),
         "dataset": data.hub_id(),
         "subset": data.dataset_subset if data.hub_id() else None,
         "split": reported_split(splits),
         "accuracy on the whole split": {"samples": len(test), **whole},
-        "simulated": figures,
+        "simulated": figures(shown, arguments.report_time_steps, arguments.time_steps),
     }
+
+
+def share_right(table) -> float:
+    """Share of the samples that a table of predictions has right."""
+    return sum(said == is_so for said, is_so in zip(table["prediction"], table["label"])) / len(table)
 
 
 def evaluate(
@@ -168,16 +185,18 @@ def evaluate(
     ordinary = None if ann is None else load_network(ann)[0]
     if ordinary is not None:
         check_labels(splits, ordinary.config, str(ann))
+    digest = network_digest(model)
+    tables = arguments.tables(path, data, digest)
     results = {
         **stage.provenance(),
-        "network_digest": network_digest(model),
-        **measure(ordinary, *twins_of(model, arguments.time_steps), splits, processor, data, arguments),
+        "network_digest": digest,
+        **measure(ordinary, *twins_of(model, arguments.time_steps), splits, processor, data, arguments, tables),
     }
     known = [*others(path, results), results]
     write_json(path, known if len(known) > 1 else known[0])
     if folder is not None:
         write_card(model.cpu(), folder)
-    return {**results, "table": table(results["simulated"]), "results": str(path)}
+    return {**results, "table": table(results["simulated"]), "written to": str(path), "predictions": str(tables)}
 
 
 def others(path: Path, results: dict[str, Any]) -> list[dict[str, Any]]:

@@ -10,6 +10,11 @@ from transformers import EvalPrediction
 from spikezip_hf.analysis import accuracy
 
 
+def evenly_spread_rows(length: int, count: int) -> list[int]:
+    """Rows of a data set of this length, at even distances; all if it has no more than `count`."""
+    return [row * length // count for row in range(count)] if count < length else list(range(length))
+
+
 def evenly_spread(dataset, count: int):
     """`count` samples of a data set, at even distances; all if it has no more.
 
@@ -20,7 +25,7 @@ def evenly_spread(dataset, count: int):
         raise ValueError("snn_eval_every needs an evaluation set with a length, and this one is a stream.")
     if len(dataset) <= count:
         return dataset
-    chosen = [row * len(dataset) // count for row in range(count)]
+    chosen = evenly_spread_rows(len(dataset), count)
     return dataset.select(chosen) if hasattr(dataset, "select") else Subset(dataset, chosen)
 
 
