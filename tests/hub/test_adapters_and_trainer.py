@@ -144,13 +144,6 @@ def test_a_trainer_pushes(hub, tmp_path):
     check_pushed(hub, trainer)
 
 
-def test_a_trainer_pushes_no_pickles(hub, tmp_path):
-    trainer = make_trainer(hub, tmp_path)
-    trainer.train()
-    trainer.push_to_hub()
-    assert [name for name in hub.files(TRAINED) if name.endswith((".bin", ".pt", ".pth", ".pkl"))] == []
-
-
 def test_a_trainer_pushes_again(hub, tmp_path):
     trainer = make_trainer(hub, tmp_path)
     trainer.train()

@@ -267,14 +267,12 @@ def test_feature_pipeline_without_a_task(hub):
     assert torch.equal(torch.tensor(features(TEXTS[0])), expected)
 
 
-def test_a_bare_vit_names_no_pipeline(hub):
+def test_features_of_images_by_name_alone(hub):
     model = SpikeViTModel.from_quantized(AutoModel.from_pretrained(saved_bare_vit(hub)), time_steps=300)
     model.push_to_hub(REPO)
-    assert HfApi().model_info(REPO).pipeline_tag is None
-    with pytest.raises((RuntimeError, ValueError), match="pipeline_tag"):
-        pipeline(model=REPO)
+    assert HfApi().model_info(REPO).pipeline_tag == "image-feature-extraction"
     image = Image.new("RGB", (12, 9), (10, 200, 90))
-    features = pipeline("image-feature-extraction", model=REPO)(image)
+    features = pipeline(model=REPO)(image)
     processor = AutoImageProcessor.from_pretrained(REPO)
     with torch.no_grad():
         expected = model(**processor(image, return_tensors="pt")).last_hidden_state

@@ -12,7 +12,7 @@ from spikezip_hf.auto import MODELS, spiking_class
 from spikezip_hf.conversion import Certificate, verify_equivalence
 from spikezip_hf.hub import push_folder, read_results, write_card
 from spikezip_hf.hub.cards import CARD, equilibrium_line, is_generated
-from spikezip_hf.hub.results import FILE, network_digest
+from spikezip_hf.hub.results import FILE, network_digest, results_of
 from spikezip_hf.models.checkpoints import find_file
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
 from spikezip_hf.recipes.evaluate import by_length
@@ -153,7 +153,8 @@ def push(folder: Path, repo_id: str, **options: Any) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} is no folder with a checkpoint.")
     model = load(str(folder), TwinPreTrainedModel)  # refuses what nobody could load
     write_card(model, folder, name=repo_id.rpartition("/")[2], repo_id=repo_id)
-    commit = push_folder(folder, repo_id, **options)
+    known = results_of(model, None, folder)
+    commit = push_folder(folder, repo_id, exclude=() if known else (FILE,), **options)
     return {"url": str(commit.repo_url), "commit": commit.oid, "pull_request": commit.pr_url}
 
 

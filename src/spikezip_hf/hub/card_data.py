@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 TAGS = ("spikezip-tf", "spikezip_hf")
 SPIKING_TAGS = ("spiking-neural-network", "snn", "neuromorphic")
 QUANTIZED_TAGS = ("quantization-aware-training",)
+OUR_TAGS = (*TAGS, *SPIKING_TAGS, *QUANTIZED_TAGS)
 PIPELINES = {
     "ForSequenceClassification": "text-classification",
     "ForTokenClassification": "token-classification",
@@ -20,12 +21,12 @@ def is_spiking(model: PreTrainedModel) -> bool:
     return model.config.model_type.startswith("spike_")
 
 
-def pipeline_of(model: PreTrainedModel) -> str | None:
-    """The pipeline that a model is for: "feature-extraction" (of texts) without a head, None for a bare ViT."""
+def pipeline_of(model: PreTrainedModel) -> str:
+    """The pipeline that a model is for; without a head, extraction of features."""
     for ending, task in PIPELINES.items():
         if type(model).__name__.endswith(ending):
             return task
-    return "feature-extraction" if hasattr(model.config, "vocab_size") else None
+    return "feature-extraction" if hasattr(model.config, "vocab_size") else "image-feature-extraction"
 
 
 class SpikeCardData(ModelCardData):
@@ -58,7 +59,7 @@ class SpikeCardData(ModelCardData):
         super().__init__(**{**derived, **given, "tags": tags})
 
 
-def model_index(model: PreTrainedModel, task: str | None, results: Mapping[str, Any]) -> list[EvalResult]:
+def model_index(model: PreTrainedModel, task: str, results: Mapping[str, Any]) -> list[EvalResult]:
     """Accuracies of this model in the terms of the Hub; of an SNN, after T time-steps and once settled."""
     figures = results["simulated"]
     about = {

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from huggingface_hub import ModelCard
 
 from spikezip_hf.files import write_json, write_text
-from spikezip_hf.hub.card_data import TAGS, SpikeCardData, is_spiking, pipeline_of
+from spikezip_hf.hub.card_data import OUR_TAGS, SpikeCardData, is_spiking, pipeline_of
 from spikezip_hf.hub.results import FILE, results_of
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
 from spikezip_hf.models.placement import ProductReport
@@ -238,15 +239,26 @@ def model_card(
 
 def is_generated(path: Path) -> bool:
     """Whether the card at `path` was written here, and by nobody since."""
-    return path.is_file() and NOTICE in path.read_text(encoding="utf-8")
+    return path.is_file() and NOTICE.encode() in path.read_bytes()
 
 
-def kept_metadata(path: Path) -> dict[str, Any]:
+def kept_metadata(card: ModelCard) -> dict[str, Any]:
     """Metadata of a generated card that no model knows: licence, language, data, and tags that somebody added."""
-    data = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
-    return {key: data[key] for key in KEPT if data.get(key)} | {
-        "tags": [tag for tag in data.get("tags") or [] if tag not in TAGS]
-    }
+    data = card.data.to_dict()
+    tags = [tag for tag in data.get("tags") or [] if tag not in OUR_TAGS]
+    return {key: data[key] for key in KEPT if data.get(key)} | ({"tags": tags} if tags else {})
+
+
+def read_card(path: str | os.PathLike, where: str) -> ModelCard:
+    """The card in a file.
+
+    Raises:
+        ValueError: it cannot be read; says which it is, by `where`, and what to do.
+    """
+    try:
+        return ModelCard(Path(path).read_text(encoding="utf-8"), ignore_metadata_errors=True)
+    except (ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"The model card {where} cannot be read ({error}): mend it, or remove it.") from error
 
 
 def write_card(
@@ -282,7 +294,10 @@ def write_card(
     if there.is_file() and not is_generated(there):
         return False
     if there.is_file():
-        fields = {**kept_metadata(there), **{key: value for key, value in fields.items() if value is not None}}
+        kept = kept_metadata(read_card(there, str(there)))
+        fields = {**kept, **{key: value for key, value in fields.items() if value is not None}}
+        tags = [fields["tags"]] if isinstance(fields.get("tags"), str) else fields.get("tags") or []
+        fields["tags"] = list(dict.fromkeys([*kept.get("tags", []), *tags]))
     title = name or destination.absolute().name
     with tempfile.TemporaryDirectory(prefix="_partial-", dir=folder) as aside:
         card = model_card(model, title, known or None, picture_folder=Path(aside), **fields)

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 METADATA, DIGEST = "__metadata__", "sha256"
@@ -100,21 +100,49 @@ def moved_in_whole(folder: str | os.PathLike) -> Iterator[Path]:
     target = Path(folder)
     if target.exists() and not target.is_dir():
         raise NotADirectoryError(f"{target} is a file: name a folder to save to.")
-    existed = target.exists()
+    new_folders = [path for path in (target, *target.parents) if not path.exists()]
     target.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix="_partial-", dir=target))  # Trainer does not push what begins with _
     try:
         yield aside
-        files = [path.relative_to(aside) for path in aside.rglob("*") if path.is_file()]
-        for name in files:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            os.replace(aside / name, target / name)
-        for outdated in outdated_weights(os.listdir(target), [str(name) for name in files]):
-            (target / outdated).unlink()
+        move_in(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        if not existed and not any(target.iterdir()):
-            target.rmdir()
+        for path in new_folders:
+            with suppress(OSError):  # it is not empty: all went well
+                path.rmdir()
+
+
+def move_in(aside: Path, target: Path) -> None:
+    """Move the files of `aside` to `target`, over those of the same names; all of them, or none."""
+    names = [path.relative_to(aside) for path in aside.rglob("*") if path.is_file()]
+    outdated = [Path(name) for name in outdated_weights(os.listdir(target), map(str, names))]
+    before = Path(tempfile.mkdtemp(prefix="_before-", dir=aside))
+    replaced = [name for name in (*names, *outdated) if (target / name).exists()]
+    for name in replaced:
+        (before / name).parent.mkdir(parents=True, exist_ok=True)
+        keep_copy(target / name, before / name)
+    try:
+        for name in names:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(aside / name, target / name)
+        for name in outdated:
+            (target / name).unlink()
+    except BaseException:  # Ctrl-C, too
+        for name in names:
+            if name not in replaced:
+                (target / name).unlink(missing_ok=True)
+        for name in replaced:
+            os.replace(before / name, target / name)
+        raise
+
+
+def keep_copy(path: Path, copy: Path) -> None:
+    """Keep a file under another name, as a second link to it where the disk knows such."""
+    try:
+        os.link(path, copy)
+    except OSError:
+        shutil.copy2(path, copy)
 
 
 def variant_of(name: str) -> str | None:
@@ -125,5 +153,6 @@ def variant_of(name: str) -> str | None:
 
 def outdated_weights(present: Iterable[str], written: Iterable[str]) -> list[str]:
     """Files of weights among those present that are no part of what was written, and of the same variant."""
+    written = set(written)
     variants = {variant_of(name) for name in written} - {None}
-    return sorted(name for name in set(present) - set(written) if variant_of(name) in variants)
+    return sorted(name for name in set(present) - written if variant_of(name) in variants)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file, logging
@@ -20,6 +21,11 @@ LOCATION = ("cache_dir", "local_files_only", "token", "revision", "subfolder")
 HUB = ("repo_id", "private", "revision", "create_pr", "commit_message", "commit_description", "tags")
 # Files that tell that a tokenizer or an image processor is there, and what loads it.
 PROCESSORS = {"tokenizer_config.json": AutoTokenizer, "preprocessor_config.json": AutoImageProcessor}
+
+
+def adapted(model: PreTrainedModel) -> bool:
+    """Whether transformers has put a PEFT adapter into a model: what it then saves is the adapter alone."""
+    return getattr(model, "_hf_peft_config_loaded", False)
 
 
 def find_file(source: str, name: str, **location: Any) -> str | None:
@@ -87,9 +93,11 @@ class CheckpointModel(PreTrainedModel):
         except (SafetensorError, RuntimeError, ValueError):
             check_weights(source, kwargs.get("variant"), location)  # a damaged file is the better explanation
             raise
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
         if source is not None:
             check_weights(source, kwargs.get("variant"), location)
-            (loaded[0] if isinstance(loaded, tuple) else loaded)._home = (source, location)
+            model._home = (source, location)
+        align(model)
         return loaded
 
     def save_pretrained(
@@ -128,10 +136,12 @@ class CheckpointModel(PreTrainedModel):
                 seal(path)
             if processor is not None:
                 processor.save_pretrained(aside)
-            self.write_card(aside, save_directory, results)
+            if not adapted(self):
+                self.write_card(aside, save_directory, results)
         if push_to_hub:
             name = hub.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
-            self.push_to_hub(name, processing_class=processor, results=results, token=kwargs.get("token"), **hub)
+            saving = {**kwargs, "processing_class": processor, "state_dict": state_dict}
+            self.push_to_hub(name, results=results, token=kwargs.get("token"), saving=saving, **hub)
 
     def write_card(self, folder, destination, results=None) -> None:
         """Write the model card into `folder`, unless somebody has written another in `destination`."""
@@ -162,11 +172,29 @@ class CheckpointModel(PreTrainedModel):
         """
         if processing_class is not None:
             self.processing_class = processing_class
+        if adapted(self):
+            return super().push_to_hub(repo_id, **kwargs)
         try:
             from spikezip_hf.hub import push_model
         except ImportError:
+            kwargs.pop("saving", None)
             return super().push_to_hub(repo_id, **kwargs)
         return push_model(self, repo_id, results=results, **kwargs)  # type: ignore[arg-type]
+
+
+ALIGNMENT = 64  # bytes, of memory that torch allocates on a CPU
+
+
+@torch.no_grad()
+def align(model: torch.nn.Module) -> None:
+    """Move weights that lie at odd addresses, as they do in a file that is mapped into memory.
+
+    A product may take another path through its kernels for such a weight, and end in other last bits: a loaded network
+    would not equal its twin.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu" and tensor.data_ptr() % ALIGNMENT:
+            tensor.data = tensor.data.clone()
 
 
 def weight_paths(source: str, variant: str | None, location: Mapping[str, Any]) -> Iterator[str]:
