@@ -11,7 +11,8 @@ from transformers.utils.logging import tqdm
 from spikezip_hf.auto import MODELS, spiking_class
 from spikezip_hf.conversion import Certificate, verify_equivalence
 from spikezip_hf.hub import push_folder, read_results, write_card
-from spikezip_hf.hub.cards import CARD, equilibrium_line, is_generated
+from spikezip_hf.hub.card_text import equilibrium_line
+from spikezip_hf.hub.cards import CARD, is_generated
 from spikezip_hf.hub.results import FILE, network_digest, results_of
 from spikezip_hf.models.checkpoints import find_file
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel

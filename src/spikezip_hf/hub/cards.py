@@ -1,22 +1,19 @@
-"""Model cards, written from a model and what is known of it. What is not known is left out, or said to be unknown."""
+"""Model cards, written from a model and what is known of it."""
 
-import copy
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from huggingface_hub import ModelCard
 
 from spikezip_hf.files import write_json, write_text
 from spikezip_hf.hub.card_data import OUR_TAGS, SpikeCardData, is_spiking, pipeline_of
+from spikezip_hf.hub.card_text import count, evaluation, facts, limits, outline
 from spikezip_hf.hub.results import FILE, results_of
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
-from spikezip_hf.models.placement import ProductReport
-from spikezip_hf.models.quantization import level_bounds
 from spikezip_hf.models.version import __version__
 
 CARD = "README.md"
@@ -34,128 +31,6 @@ def template_path() -> Path:
     """The template: in `model_cards/` of a checkout, inside the package where it was installed."""
     installed = Path(__file__).parent / "templates"
     return (installed if installed.is_dir() else Path(__file__).parents[3] / "model_cards") / "model_card.md.jinja"
-
-
-def outline(model: TwinPreTrainedModel) -> ProductReport:
-    """What the products of a network see, observed in a copy of it that is one channel wide a head.
-
-    The model itself may be large, on a GPU, or in shards on several machines, where a pass of one of them would hang.
-    """
-    config = copy.deepcopy(model.config)
-    config.hidden_size, config.intermediate_size = config.num_attention_heads, 1
-    if hasattr(config, "image_size"):
-        config.image_size = config.patch_size
-    with torch.random.fork_rng(devices=[]):
-        small = type(model)(config, **model.construction)
-        return small.float().product_inputs()
-
-
-def facts(model: TwinPreTrainedModel, report: ProductReport) -> dict[str, str]:
-    """What the model is, by name."""
-    config = model.config
-    low, high = level_bounds(config.quantization_levels, signed=True)
-    weights = str(model.dtype).removeprefix("torch.")
-    if config.weight_bits:
-        weights = f"{config.weight_bits} bits, one scale for each output channel (stored as {weights})"
-    operators: dict[str, int] = {}
-    for kind in report.operators.values():
-        operators[kind] = operators.get(kind, 0) + 1
-    told = {
-        "Class": f"`{type(model).__name__}`",
-        "Made from": f"`{config.source_model}`" if config.source_model else "unknown",
-        "Levels of activations": f"{config.quantization_levels}: {low} to {high}, and 0 to {high - low} behind ReLU "
-        "and softmax",
-        "Thresholds": config.scale_granularity,
-        "Weights": weights,
-        "Activation nodes": str(len(model.nodes)),
-        "Products with analog input": ", ".join(f"`{name}`" for name in report.analog) or "none",
-        "Operators on accumulated potentials": ", ".join(f"{count} {kind}" for kind, count in operators.items()),
-    }
-    if is_spiking(model):
-        window = config.firing_window or config.quantization_levels // 2
-        schedule = config.firing_schedule + (f", window {window}" if config.firing_schedule == "layerwise" else "")
-        told |= {
-            "Time-steps T": f"at most {config.time_steps}",
-            "Spikes in a step k": f"at most {config.max_spikes_per_step}",
-            "Firing schedule": schedule,
-        }
-    return told
-
-
-def count(number: int) -> str:
-    """A large number, for people: 22.7M."""
-    for power, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= power:
-            return f"{number / power:.1f}{letter}"
-    return str(number)
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
-
-
-def equilibrium_line(figures: Mapping[str, Any], time_steps: int) -> str:
-    """Whether T reaches equilibrium, and on what share of the samples."""
-    counts = {int(step): count for step, count in figures.get("equilibrium steps", {}).items()}
-    settled = sum(count for step, count in counts.items() if step <= time_steps)
-    line = f"T = {time_steps} reaches equilibrium on {settled} of {figures['samples']} samples"
-    if counts:
-        t_eq = figures["T_eq"]
-        line += f"; T_eq: mean {t_eq['mean']}, 95th percentile {t_eq['95th percentile']}, max {t_eq['max']}"
-    return f"{line}."
-
-
-def evaluation(results: Mapping[str, Any], time_steps: int | None, picture: str | None) -> dict[str, Any]:
-    """What the template says of the results on one data set; `time_steps` of a spiking model."""
-    figures = results["simulated"]
-    whole = results.get("accuracy on the whole split", {})
-    lines = []
-    if whole:
-        accuracies = ", ".join(f"{name} {percent(whole[name])}" for name in ("ANN", "QANN") if name in whole)
-        lines.append(f"On all {whole['samples']} samples: {accuracies}.")
-    if time_steps is not None:
-        lines.append(equilibrium_line(figures, time_steps))
-        lines.append(f"Spikes per neuron until then: {figures['spikes per neuron']:.2f}.")
-        lines.append(f"Certificate: {figures['certificate']}.")
-    return {
-        "data": results["data"],
-        "split": results["split"],
-        "samples": figures["samples"],
-        "whole": whole.get("samples") if whole.get("samples") != figures["samples"] else None,
-        "rows": [
-            {
-                "network": row["network"],
-                "T": row["T"],
-                "accuracy": percent(row["accuracy"]),
-                "agrees": percent(row["agrees with QANN"]),
-            }
-            for row in figures["rows"]
-            if time_steps is not None or row["network"] != "SNN"
-        ],
-        "lines": lines,
-        "picture": picture,
-    }
-
-
-def limits(model: TwinPreTrainedModel, report: ProductReport) -> list[str]:
-    """What a user has to know before trusting it."""
-    config = model.config
-    lines = []
-    if is_spiking(model):
-        lines += [
-            f"A sample that has not settled by T = {config.time_steps} has `equilibrium_step` -1: its answer may be "
-            "right, but is not certified to be the quantized network's.",
-            "Equality to the bit holds for equal batch shapes, on one kind of hardware. In another shape a product "
-            "may round differently, which at a tie moves a level.",
-            "It runs here as a simulation, slower than the quantized network. Fewer spikes than a threshold are "
-            "needed before spiking hardware saves energy, and this card does not claim that.",
-        ]
-    lines.append("It inherits errors and biases of the network it was made from and of the data that trained it.")
-    operators = ", ".join(sorted(set(report.operators.values())))
-    lines.append(f"{operators} act on accumulated potentials, in floating point.")
-    if config.weight_bits:
-        lines.append("Its 8-bit weights are multiplied as floating-point numbers still: smaller, not faster.")
-    return lines
 
 
 def pictures(results: Sequence[Mapping[str, Any]], folder: Path | None) -> list[str | None]:

@@ -139,6 +139,7 @@ def measure(
                 order=by_length(simulated if spiking else test),
                 time_steps=arguments.time_steps if spiking else None,
                 batch_size=arguments.batch_size,
+                part_size=(4 if spiking else 64) * arguments.batch_size,  # what a run that is cut off loses at most
             )
     whole = {name: share_right(found[name]) for name in ("ANN", "QANN") if name in found}
     shown = {name: (table if name == "SNN" else table.select(chosen))[:] for name, table in found.items()}

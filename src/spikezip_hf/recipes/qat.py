@@ -59,8 +59,8 @@ def model_type(source: str, revision: str | None = None) -> str:
     """
     if source.count("/") > 1 and not Path(source).is_dir():  # no Hub id
         raise FileNotFoundError(
-            f"No network at {source}: run the stage before this one with the same recipe, or name another folder or a "
-            "Hub id."
+            f"No network at {source}: there is no such folder, and it is no Hub id. Name another, or run the stage "
+            "before this one with the same recipe."
         )
     return AutoConfig.from_pretrained(source, revision=revision).model_type
 
