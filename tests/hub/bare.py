@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 
 def required(roots: list[str]) -> dict[str, importlib.metadata.Distribution]:
     """Installed distributions that the roots need, extras left out; by name."""
@@ -24,6 +26,11 @@ def required(roots: list[str]) -> dict[str, importlib.metadata.Distribution]:
     return found
 
 
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
+    return make_site(tmp_path_factory.mktemp("bare") / "site")
+
+
 def make_site(folder: Path) -> Path:
     """A folder for PYTHONPATH with these distributions alone; `python -S` then sees no other."""
     folder.mkdir()
@@ -34,7 +41,7 @@ def make_site(folder: Path) -> Path:
     return folder
 
 
-def run_bare(program: str, site: Path, environment: dict[str, str]) -> str:
+def run_bare(program: str, site: Path | str, environment: dict[str, str]) -> str:
     """What a program prints that runs there; its last words are shown if it fails."""
     result = subprocess.run(
         [sys.executable, "-S", "-c", program],

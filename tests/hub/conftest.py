@@ -12,7 +12,10 @@ import pytest
 import transformers.dynamic_module_utils
 import transformers.utils.hub
 
+from tests.hub.bare import site
 from tests.hub.server import LoopbackHub
+
+__all__ = ["site"]  # a fixture
 
 REMOTE_CODE = "transformers_modules"
 

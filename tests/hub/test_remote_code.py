@@ -7,7 +7,7 @@ import torch
 
 from spikezip_hf import auto
 from tests.conftest import make_batch, make_qann, make_text_qann, spiking_twin
-from tests.hub.bare import make_site, run_bare
+from tests.hub.bare import run_bare
 
 NETWORKS = {
     "vit": lambda: make_qann(),
@@ -43,11 +43,6 @@ for path in sys.argv[1:]:
     names += check(stored["again"], {**stored, "again": stored["again"] + "_twice"})
     print(stored["name"], *names)
 """
-
-
-@pytest.fixture(scope="session")
-def site(tmp_path_factory):
-    return make_site(tmp_path_factory.mktemp("bare") / "site")
 
 
 def stored(name, model, source, folder):

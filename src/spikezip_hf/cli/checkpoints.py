@@ -1,60 +1,23 @@
 """What the commands do with a checkpoint."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel
+from transformers import AutoModel
 from transformers.utils.logging import tqdm
 
-from spikezip_hf.auto import MODELS, spiking_class
+from spikezip_hf.auto import spiking_class
 from spikezip_hf.conversion import Certificate, verify_equivalence
 from spikezip_hf.hub import push_folder, read_results, write_card
 from spikezip_hf.hub.card_text import equilibrium_line
 from spikezip_hf.hub.cards import CARD, is_generated
 from spikezip_hf.hub.results import FILE, network_digest, results_of
+from spikezip_hf.loading import class_of, is_text, load_network, load_twin
 from spikezip_hf.models.checkpoints import find_file
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
-from spikezip_hf.recipes.evaluate import by_length
-from spikezip_hf.recipes.inputs import DataArguments, load_data, model_inputs, reported_split
-from spikezip_hf.recipes.qat import is_text, load_network, model_type
-from spikezip_hf.training.snn_evaluation import evenly_spread
-
-CLASSES = {cls.__name__: cls for by_auto_class in MODELS.values() for cls in by_auto_class.values()}
-
-
-def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrainedModel], Any]:
-    """The class that a checkpoint was saved from, and its config.
-
-    Raises:
-        ValueError: it is no Quant or Spike model; says what it is, and what to do.
-        OSError: there is no checkpoint.
-    """
-    kind = model_type(source, revision=revision)
-    if not kind.startswith(("quant_", "spike_")):
-        raise ValueError(
-            f"{source} holds an ordinary network of type {kind!r}, neither a Quant nor a Spike model: quantize it "
-            "with Quant....from_ann(ann) or `spikezip train`."
-        )
-    config = AutoConfig.from_pretrained(source, revision=revision)
-    name = (config.architectures or [""])[0]
-    if name not in CLASSES:
-        raise ValueError(f"{source}: architectures in config.json is {config.architectures}, which is no class here.")
-    return CLASSES[name], config
-
-
-def load(source: str, kind: type[TwinPreTrainedModel]) -> Any:
-    """The model of a checkpoint.
-
-    Raises:
-        ValueError: it is not of this kind.
-    """
-    cls, _ = class_of(source)
-    if not issubclass(cls, kind):
-        wanted = "Spike" if kind is SpikePreTrainedModel else "Quant"
-        raise ValueError(f"{source} holds a {cls.__name__}, and a {wanted} model is needed here.")
-    return cls.from_pretrained(source)
 
 
 def convert(qann: str, output: Path, **fields: Any) -> None:
@@ -63,24 +26,42 @@ def convert(qann: str, output: Path, **fields: Any) -> None:
     Raises:
         ValueError, OSError: it is no such checkpoint, a field is out of range, or `output` cannot be written.
     """
-    quantized = load(qann, QuantPreTrainedModel)
+    quantized = load_twin(qann, QuantPreTrainedModel)
     spiking_class(type(quantized)).from_quantized(quantized, **fields).save_pretrained(output)
 
 
-def random_inputs(model: TwinPreTrainedModel, samples: int) -> dict[str, torch.Tensor]:
-    """Noise for images; 16 tokens at random for texts."""
+def random_batches(model: TwinPreTrainedModel, samples: int, size: int) -> list[dict[str, torch.Tensor]]:
+    """Batches of noise for images, of 16 tokens at random for texts."""
     config, generator = model.config, torch.Generator().manual_seed(0)
     if hasattr(config, "vocab_size"):
         ids = torch.randint(config.vocab_size // 2, config.vocab_size, (samples, 16), generator=generator)
-        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        return [{"input_ids": part, "attention_mask": torch.ones_like(part)} for part in ids.split(size)]
     shape = model.dummy_inputs["pixel_values"].shape[1:]
-    return {"pixel_values": torch.randn(samples, *shape, generator=generator)}
+    return [{"pixel_values": part} for part in torch.randn(samples, *shape, generator=generator).split(size)]
+
+
+def data_batches(
+    source: str, model: TwinPreTrainedModel, data: Mapping[str, Any], samples: int, size: int
+) -> tuple[list[dict[str, torch.Tensor]], str]:
+    """Batches of samples, evenly spread, of the split of a data set to report on, and the name of the split."""
+    from spikezip_hf.recipes.evaluate import by_length
+    from spikezip_hf.recipes.inputs import DataArguments, load_data, model_inputs, reported_split
+    from spikezip_hf.training.snn_evaluation import evenly_spread
+
+    arguments, of_text = DataArguments(**data), is_text(model.config.model_type)
+    splits = load_data(arguments, is_text=of_text, needs_training=False)
+    inputs, collate = model_inputs(splits, load_network(source)[1], arguments, of_text)
+    split = reported_split(splits)
+    chosen = evenly_spread(inputs[split], samples)
+    rows = by_length(chosen)
+    parts = [rows[start : start + size] for start in range(0, len(rows), size)]
+    return [dict(collate([chosen[row] for row in part])) for part in parts], split
 
 
 def verify(
     source: str,
     qann: str | None,
-    data: dict[str, Any],
+    data: Mapping[str, Any],
     samples: int,
     batch_size: int,
     time_steps: int | None,
@@ -92,27 +73,16 @@ def verify(
     """
     if samples < 1 or batch_size < 1:
         raise ValueError("samples and batch_size must be at least 1.")
-    snn = load(source, SpikePreTrainedModel)
-    twin = snn.to_quantized() if qann is None else load(qann, QuantPreTrainedModel)
-    arguments = DataArguments(**data)
-    if any(data[name] for name in ("dataset", "data_dir")):
-        splits = load_data(arguments, is_text=is_text(snn.config.model_type), needs_training=False)
-        inputs, collate = model_inputs(splits, load_network(source)[1], arguments, is_text(snn.config.model_type))
-        split = reported_split(splits)
-        chosen = evenly_spread(inputs[split], samples)
-        rows = by_length(chosen)
-        todo = [
-            dict(collate([chosen[row] for row in rows[start : start + batch_size]]))
-            for start in range(0, len(rows), batch_size)
-        ]
+    snn = load_twin(source, SpikePreTrainedModel)
+    twin = snn.to_quantized() if qann is None else load_twin(qann, QuantPreTrainedModel)
+    if data["dataset"] or data["data_dir"]:
+        batches, split = data_batches(source, snn, data, samples, batch_size)
         about = f"samples of the {split} split"
     else:
-        whole = random_inputs(snn, samples)
-        parts = {name: value.split(batch_size) for name, value in whole.items()}
-        todo = [dict(zip(parts, values)) for values in zip(*parts.values())]
+        batches = random_batches(snn, samples, batch_size)
         about = "random inputs: give data to verify it on"
     certificate = Certificate.joined(
-        [verify_equivalence(twin, snn, batch, time_steps) for batch in tqdm(todo, desc="verifying", unit="batch")]
+        [verify_equivalence(twin, snn, batch, time_steps) for batch in tqdm(batches, desc="verifying", unit="batch")]
     )
     return {
         "exact": certificate.exact,
@@ -139,7 +109,7 @@ def card(folder: Path, results: Path | None, name: str | None, **metadata: Any) 
     path = folder / CARD
     if path.is_file() and not is_generated(path):
         raise FileExistsError(f"{path} was written by somebody: remove it to have one made.")
-    model = load(str(folder), TwinPreTrainedModel)
+    model = load_twin(str(folder), TwinPreTrainedModel)
     write_card(model, folder, results=results, name=name, **metadata)
     return {"card": str(path)}
 
@@ -152,7 +122,7 @@ def push(folder: Path, repo_id: str, **options: Any) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder with a checkpoint.")
-    model = load(str(folder), TwinPreTrainedModel)  # refuses what nobody could load
+    model = load_twin(str(folder), TwinPreTrainedModel)  # refuses what nobody could load
     write_card(model, folder, name=repo_id.rpartition("/")[2], repo_id=repo_id)
     known = results_of(model, None, folder)
     commit = push_folder(folder, repo_id, exclude=() if known else (FILE,), **options)

@@ -10,11 +10,11 @@ from spikezip_hf.analysis import table
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.files import write_json
 from spikezip_hf.hub import network_digest, write_card
+from spikezip_hf.loading import is_text, load_network, model_type
 from spikezip_hf.recipes import stage
 from spikezip_hf.recipes.evaluate import EvaluationArguments, check_no_stream, check_writable, measure
 from spikezip_hf.recipes.inputs import DataArguments, check_labels, load_data
 from spikezip_hf.recipes.parsing import parse
-from spikezip_hf.recipes.qat import is_text, load_network, model_type
 
 
 @dataclass

@@ -15,6 +15,7 @@ from spikezip_hf.auto import spiking_class
 from spikezip_hf.files import write_json
 from spikezip_hf.hub import network_digest, read_results, write_card
 from spikezip_hf.hub.results import FILE, same_data
+from spikezip_hf.loading import is_text, load_network, model_type
 from spikezip_hf.models.configuration_quantization import check_positive_integer
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 from spikezip_hf.recipes import stage
@@ -26,7 +27,6 @@ from spikezip_hf.recipes.inputs import (
     model_inputs,
     reported_split,
 )
-from spikezip_hf.recipes.qat import is_text, load_network, model_type
 from spikezip_hf.training.snn_evaluation import evenly_spread_rows
 
 

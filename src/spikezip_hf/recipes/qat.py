@@ -5,16 +5,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
-    AutoModelForImageClassification,
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    set_seed,
-)
+from transformers import set_seed
 
 from spikezip_hf.conversion.ann import quantized_class
+from spikezip_hf.loading import is_text, load_network, model_type
 from spikezip_hf.models.quantization import level_bounds
 from spikezip_hf.recipes import stage
 from spikezip_hf.recipes.inputs import DataArguments, check_labels, data_name, load_data
@@ -49,36 +43,6 @@ class QuantizationArguments:
         """Config fields that were given."""
         names = ("quantization_levels", "weight_bits", "scale_granularity", "head_act", "drop_path_rate")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-
-
-def model_type(source: str, revision: str | None = None) -> str:
-    """What kind of network is in a folder or on the Hub.
-
-    Raises:
-        OSError: there is no network.
-    """
-    if source.count("/") > 1 and not Path(source).is_dir():  # no Hub id
-        raise FileNotFoundError(
-            f"No network at {source}: there is no such folder, and it is no Hub id. Name another, or run the stage "
-            "before this one with the same recipe."
-        )
-    return AutoConfig.from_pretrained(source, revision=revision).model_type
-
-
-def is_text(kind: str) -> bool:
-    """Whether networks of this model type are of text, and not of images."""
-    return "vit" not in kind
-
-
-def load_network(source: str):
-    """A classifier, and the tokenizer or image processor beside it, from a folder or the Hub.
-
-    Raises:
-        OSError: there is nothing, or no processor.
-    """
-    if is_text(model_type(source)):
-        return AutoModelForSequenceClassification.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source)
 
 
 def train_quantized(

@@ -1,0 +1,80 @@
+"""Which network is in a checkpoint, and loading it."""
+
+from pathlib import Path
+from typing import Any
+
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
+
+from spikezip_hf.auto import MODELS
+from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
+
+CLASSES = {cls.__name__: cls for by_auto_class in MODELS.values() for cls in by_auto_class.values()}
+
+
+def model_type(source: str, revision: str | None = None) -> str:
+    """What kind of network is in a folder or on the Hub.
+
+    Raises:
+        OSError: there is no network.
+    """
+    if source.count("/") > 1 and not Path(source).is_dir():  # no Hub id
+        raise FileNotFoundError(
+            f"No network at {source}: there is no such folder, and it is no Hub id. Name another, or run the stage "
+            "before this one with the same recipe."
+        )
+    return AutoConfig.from_pretrained(source, revision=revision).model_type
+
+
+def is_text(kind: str) -> bool:
+    """Whether networks of this model type are of text, and not of images."""
+    return "vit" not in kind
+
+
+def load_network(source: str):
+    """A classifier, and the tokenizer or image processor beside it, from a folder or the Hub.
+
+    Raises:
+        OSError: there is nothing, or no processor.
+    """
+    if is_text(model_type(source)):
+        return AutoModelForSequenceClassification.from_pretrained(source), AutoTokenizer.from_pretrained(source)
+    return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source)
+
+
+def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrainedModel], Any]:
+    """The class that a checkpoint was saved from, and its config.
+
+    Raises:
+        ValueError: it is no Quant or Spike model; says what it is, and what to do.
+        OSError: there is no checkpoint.
+    """
+    kind = model_type(source, revision=revision)
+    if not kind.startswith(("quant_", "spike_")):
+        raise ValueError(
+            f"{source} holds an ordinary network of type {kind!r}, neither a Quant nor a Spike model: quantize it "
+            "with Quant....from_ann(ann) or `spikezip train`."
+        )
+    config = AutoConfig.from_pretrained(source, revision=revision)
+    name = (config.architectures or [""])[0]
+    if name not in CLASSES:
+        raise ValueError(f"{source}: architectures in config.json is {config.architectures}, which is no class here.")
+    return CLASSES[name], config
+
+
+def load_twin(source: str, kind: type[TwinPreTrainedModel]) -> Any:
+    """The model of a checkpoint.
+
+    Raises:
+        ValueError: it is not of this kind.
+    """
+    cls, _ = class_of(source)
+    if not issubclass(cls, kind):
+        wanted = "Spike" if kind is SpikePreTrainedModel else "Quant"
+        raise ValueError(f"{source} holds a {cls.__name__}, and a {wanted} model is needed here.")
+    return cls.from_pretrained(source)
