@@ -3,6 +3,15 @@
 from spikezip_hf.hub.card_data import SpikeCardData
 from spikezip_hf.hub.cards import model_card, write_card
 from spikezip_hf.hub.push import push_folder, push_model
-from spikezip_hf.hub.results import network_digest, read_results
+from spikezip_hf.hub.results import network_digest, read_results, results_of_metrics
 
-__all__ = ["SpikeCardData", "model_card", "network_digest", "push_folder", "push_model", "read_results", "write_card"]
+__all__ = [
+    "SpikeCardData",
+    "model_card",
+    "network_digest",
+    "push_folder",
+    "push_model",
+    "read_results",
+    "results_of_metrics",
+    "write_card",
+]

@@ -66,17 +66,22 @@ def count(number: int) -> str:
     return str(number)
 
 
-def percent(share: float) -> str:
-    return f"{100 * share:.2f} %"
+def percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{100 * share:.2f} %"
 
 
 def equilibrium_line(figures: Mapping[str, Any], time_steps: int) -> str:
-    """Whether T reaches equilibrium, and on what share of the samples."""
-    counts = {int(step): count for step, count in figures.get("equilibrium steps", {}).items()}
-    settled = sum(count for step, count in counts.items() if step <= time_steps)
-    line = f"T = {time_steps} reaches equilibrium on {settled} of {figures['samples']} samples"
-    if counts:
-        t_eq = figures["T_eq"]
+    """Whether T reaches equilibrium, and on what share of the samples, as far as that is known."""
+    if "equilibrium steps" in figures:
+        counts = {int(step): count for step, count in figures["equilibrium steps"].items()}
+        settled = sum(count for step, count in counts.items() if step <= time_steps)
+        line = f"T = {time_steps} reaches equilibrium on {settled} of {figures['samples']} samples"
+    elif "at equilibrium" in figures:
+        line = f"{figures['at equilibrium']} of {figures['samples']} samples reach equilibrium"
+        line += f" by T = {figures['T']}" if "T" in figures else ""
+    else:
+        return f"Whether T = {time_steps} reaches equilibrium is not known."
+    if t_eq := figures.get("T_eq"):
         line += f"; T_eq: mean {t_eq['mean']}, 95th percentile {t_eq['95th percentile']}, max {t_eq['max']}"
     return f"{line}."
 
@@ -91,8 +96,9 @@ def evaluation(results: Mapping[str, Any], time_steps: int | None, picture: str 
         lines.append(f"On all {whole['samples']} samples: {accuracies}.")
     if time_steps is not None:
         lines.append(equilibrium_line(figures, time_steps))
-        lines.append(f"Spikes per neuron until then: {figures['spikes per neuron']:.2f}.")
-        lines.append(f"Certificate: {figures['certificate']}.")
+        if "spikes per neuron" in figures:
+            lines.append(f"Spikes per neuron until then: {figures['spikes per neuron']:.2f}.")
+        lines.append(f"Certificate: {figures.get('certificate', 'none on record')}.")
     return {
         "data": results["data"],
         "split": results["split"],
@@ -103,7 +109,7 @@ def evaluation(results: Mapping[str, Any], time_steps: int | None, picture: str 
                 "network": row["network"],
                 "T": row["T"],
                 "accuracy": percent(row["accuracy"]),
-                "agrees": percent(row["agrees with QANN"]),
+                "agrees": percent(row.get("agrees with QANN")),
             }
             for row in figures["rows"]
             if time_steps is not None or row["network"] != "SNN"

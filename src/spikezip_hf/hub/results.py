@@ -64,6 +64,46 @@ def read_results(source: Any) -> list[dict[str, Any]]:
     raise ValueError(f"results must be a path, a dict or a list of these, got {type(source).__name__}.")
 
 
+def results_of_metrics(
+    metrics: Mapping[str, float],
+    *,
+    data: str,
+    split: str,
+    samples: int,
+    time_steps: int | None = None,
+    dataset: str | None = None,
+    subset: str | None = None,
+) -> dict[str, Any]:
+    """Results for a card from what `evaluate` computed: the metrics "accuracy" or "accuracy_over_time".
+
+    Args:
+        metrics: what `compute` of the metric, or of an evaluator, returned.
+        data, split, samples: name and split of the data set, and number of samples.
+        time_steps: T, of a Spike model; None for a Quant model.
+        dataset, subset: id of the set on the Hub, and its configuration, if it is there.
+
+    Raises:
+        ValueError: there is no accuracy among the metrics.
+    """
+    if "accuracy" not in metrics:
+        raise ValueError(f"metrics holds {', '.join(metrics) or 'nothing'}, and no accuracy.")
+    last = "-" if time_steps is None else time_steps
+    rows = [
+        {"network": "SNN", "T": int(name.removeprefix("accuracy_T")), "accuracy": value}
+        for name, value in metrics.items()
+        if name.startswith("accuracy_T") and name != f"accuracy_T{time_steps}"
+    ]
+    share = metrics.get("equilibrium_share")
+    settled = "equilibrium" if share == 1 else last
+    rows.append({"network": "QANN" if time_steps is None else "SNN", "T": settled, "accuracy": metrics["accuracy"]})
+    figures: dict[str, Any] = {"samples": samples, "rows": rows}
+    if time_steps is not None:
+        figures["T"] = time_steps
+    if share is not None:
+        figures["at equilibrium"] = round(share * samples)
+    return {"data": data, "dataset": dataset, "subset": subset, "split": split, "simulated": figures}
+
+
 def results_of(model: PreTrainedModel, given: Any, *folders: str | os.PathLike | None) -> list[dict[str, Any]]:
     """Results of this very network: those given, or else those in one of the folders.
 
