@@ -1,6 +1,7 @@
 """Files that are written whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -56,17 +57,17 @@ def test_text_that_cannot_be_encoded_leaves_the_old_file_alone(tmp_path):
 
 
 @pytest.mark.parametrize("error", [OSError("the disk is full"), KeyboardInterrupt()], ids=["disk", "interrupted"])
-@pytest.mark.parametrize("when", ["write_text", "replace"])
+@pytest.mark.parametrize("when", ["writing", "moving"])
 def test_a_write_that_is_cut_off_leaves_the_old_file_alone(tmp_path, monkeypatch, when, error):
     (tmp_path / "a.md").write_text("old")
     write = Path.write_text
 
-    def cut(self, *args, **kwargs):
-        if when == "write_text":
-            write(self, "ne", encoding="utf-8")
+    def cut(path, *args, **kwargs):
+        if when == "writing":
+            write(path, "ne", encoding="utf-8")
         raise error
 
-    monkeypatch.setattr(Path, when, cut)
+    monkeypatch.setattr(*((Path, "write_text") if when == "writing" else (os, "replace")), cut)
     with pytest.raises(type(error)):
         write_text(tmp_path / "a.md", "new")
     assert (tmp_path / "a.md").read_text() == "old"

@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput, logging
 
-from .checkpoints import CheckpointModel
+from .checkpoints import CheckpointModel, adapted
 from .configuration_quantization import check_choice, check_positive_integer, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .operators import Conv2d, Linear
@@ -127,6 +127,11 @@ class TwinPreTrainedModel(CheckpointModel):
         model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
         missing = sorted({*info["missing_keys"], *mismatched})
+        if adapted(model) and any(".modules_to_save." in key for key in missing):
+            raise ValueError(
+                "This version of transformers does not load the scales that an adapter holds: load it with peft's "
+                "PeftModel.from_pretrained(base, adapter), or upgrade transformers (5.23 does)."
+            )
         for path, module in model.named_modules():
             if isinstance(module, Quantizer) and f"{path}.scale" in mismatched:
                 module.initialized.fill_(False)  # the file says that it is set, but of another size
