@@ -11,8 +11,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.partial")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    try:
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
+    except BaseException:  # Ctrl-C, too
+        aside.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

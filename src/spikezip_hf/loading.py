@@ -28,7 +28,12 @@ def model_type(source: str, revision: str | None = None) -> str:
             f"No network at {source}: there is no such folder, and it is no Hub id. Name another, or run the stage "
             "before this one with the same recipe."
         )
-    return AutoConfig.from_pretrained(source, revision=revision).model_type
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision).model_type
+    except OSError as error:
+        if Path(source).is_dir():
+            raise
+        raise OSError(f"No network at {source}: there is no such folder here, and on the Hub: {error}") from error
 
 
 def is_text(kind: str) -> bool:

@@ -86,7 +86,7 @@ def figures(tables: Mapping[str, Mapping[str, Sequence]], steps: Sequence[int], 
         "T": max_steps,
         "rows": [
             *(row(name, "-", torch.tensor(tables[name]["prediction"])) for name in ("ANN", "QANN") if name in tables),
-            *(row("SNN", count, per_step[:, count - 1]) for count in steps),
+            *(row("SNN", count, per_step[:, count - 1]) for count in steps if settled or count < max_steps),
             row("SNN", "equilibrium" if settled else max_steps, snn["prediction"]),
         ],
         "at equilibrium": len(reached),

@@ -68,9 +68,9 @@ def train(
 ) -> None:
     """Run the stages of a recipe: fine-tuning, quantization-aware training, conversion with evaluation.
 
-    A stage that is finished is not repeated, one that was cut off goes on. Further flags go to each stage that runs,
-    and count more than the recipe: `--output_dir`, `--num_train_epochs`, ...; the scripts of training/ list them with
-    --help.
+    A stage that is finished is not repeated, one that was cut off goes on. Further flags go to the stages that know
+    them, and count more than the recipe: `--num_train_epochs`, `--data_dir`, ...; the scripts of training/ list them
+    with --help.
     """
     from spikezip_hf.recipes.stages import run_stages
 
@@ -153,7 +153,9 @@ def evaluate(
     label_column: LabelColumn = None,
     max_length: MaxLength = 128,
     ann: Annotated[str | None, typer.Option(help="Ordinary network to have beside it, a folder or Hub id.")] = None,
-    report_time_steps: Annotated[list[int], typer.Option(help="A T to report; give it several times.")] = [16, 32, 64],  # noqa: B006
+    report_time_steps: Annotated[
+        list[int] | None, typer.Option(help="A T to report; give it several times. Default: 16, 32 and 64.")
+    ] = None,
     time_steps: Annotated[int, typer.Option(help="Most time-steps that a sample is simulated for.")] = 512,
     simulate: Annotated[int | None, typer.Option(help="Samples to simulate, evenly spread. Default: all.")] = None,
     batch_size: Annotated[int, typer.Option(help="Samples simulated at once.")] = 16,
@@ -176,7 +178,7 @@ def evaluate(
     arguments = EvaluationArguments(
         results=results,
         time_steps=time_steps,
-        report_time_steps=report_time_steps,
+        report_time_steps=report_time_steps or [steps for steps in (16, 32, 64) if steps <= time_steps],
         simulate=simulate,
         batch_size=batch_size,
         use_cpu=use_cpu,

@@ -1,7 +1,8 @@
 """What the commands do with a checkpoint."""
 
 import os
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ from transformers.utils.logging import tqdm
 
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.conversion import Certificate, verify_equivalence
+from spikezip_hf.conversion.certificate import check_twins
 from spikezip_hf.hub import push_folder, read_results, write_card
+from spikezip_hf.hub.card_data import tags_of
 from spikezip_hf.hub.card_text import equilibrium_line
 from spikezip_hf.hub.cards import CARD, is_generated
+from spikezip_hf.hub.push import RESULTS
 from spikezip_hf.hub.results import FILE, network_digest, results_of
 from spikezip_hf.loading import class_of, is_text, load_network, load_twin
 from spikezip_hf.models.checkpoints import find_file
+from spikezip_hf.models.configuration_quantization import check_positive_integer
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
 
 
@@ -26,6 +31,8 @@ def convert(qann: str, output: Path, **fields: Any) -> None:
     Raises:
         ValueError, OSError: it is no such checkpoint, a field is out of range, or `output` cannot be written.
     """
+    if output.resolve() == Path(qann).resolve():
+        raise ValueError(f"output is {output}, the quantized network itself: name another folder.")
     quantized = load_twin(qann, QuantPreTrainedModel)
     spiking_class(type(quantized)).from_quantized(quantized, **fields).save_pretrained(output)
 
@@ -71,10 +78,13 @@ def verify(
     Raises:
         ValueError, OSError: something is wrong with a checkpoint, the data or an argument.
     """
-    if samples < 1 or batch_size < 1:
-        raise ValueError("samples and batch_size must be at least 1.")
+    check_positive_integer("samples", samples)
+    check_positive_integer("batch_size", batch_size)
+    if time_steps is not None:
+        check_positive_integer("time_steps", time_steps)
     snn = load_twin(source, SpikePreTrainedModel)
     twin = snn.to_quantized() if qann is None else load_twin(qann, QuantPreTrainedModel)
+    check_twins(twin, snn)
     if data["dataset"] or data["data_dir"]:
         batches, split = data_batches(source, snn, data, samples, batch_size)
         about = f"samples of the {split} split"
@@ -114,7 +124,7 @@ def card(folder: Path, results: Path | None, name: str | None, **metadata: Any) 
     return {"card": str(path)}
 
 
-def push(folder: Path, repo_id: str, **options: Any) -> dict[str, Any]:
+def push(folder: Path, repo_id: str, tags: Sequence[str] = (), **options: Any) -> dict[str, Any]:
     """Push a checkpoint's folder; its card is made for `repo_id`, if nobody has written it.
 
     Raises:
@@ -123,9 +133,11 @@ def push(folder: Path, repo_id: str, **options: Any) -> dict[str, Any]:
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder with a checkpoint.")
     model = load_twin(str(folder), TwinPreTrainedModel)  # refuses what nobody could load
-    write_card(model, folder, name=repo_id.rpartition("/")[2], repo_id=repo_id)
-    known = results_of(model, None, folder)
-    commit = push_folder(folder, repo_id, exclude=() if known else (FILE,), **options)
+    # What is known of other weights, which were here before, stays here.
+    stale = [] if results_of(model, None, folder) else [name for name in os.listdir(folder) if RESULTS.fullmatch(name)]
+    with tempfile.TemporaryDirectory() as aside:
+        write_card(model, aside, destination=folder, name=repo_id.rpartition("/")[2], repo_id=repo_id)
+        commit = push_folder(folder, repo_id, overlay=aside, exclude=stale, tags=[*tags_of(model), *tags], **options)
     return {"url": str(commit.repo_url), "commit": commit.oid, "pull_request": commit.pr_url}
 
 

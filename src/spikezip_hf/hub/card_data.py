@@ -21,6 +21,11 @@ def is_spiking(model: PreTrainedModel) -> bool:
     return model.config.model_type.startswith("spike_")
 
 
+def tags_of(model: PreTrainedModel) -> list[str]:
+    """Tags by which a model is found."""
+    return [*TAGS, *(SPIKING_TAGS if is_spiking(model) else QUANTIZED_TAGS)]
+
+
 def pipeline_of(model: PreTrainedModel) -> str:
     """The pipeline that a model is for; without a head, extraction of features."""
     for ending, task in PIPELINES.items():
@@ -42,7 +47,6 @@ class SpikeCardData(ModelCardData):
 
     def __init__(self, model: PreTrainedModel, name: str, results: Sequence[Mapping[str, Any]], **fields: Any):
         task = pipeline_of(model)
-        kind = SPIKING_TAGS if is_spiking(model) else QUANTIZED_TAGS
         entries = [entry for one in results for entry in model_index(model, task, one)]
         derived = {
             "library_name": "transformers",
@@ -55,7 +59,7 @@ class SpikeCardData(ModelCardData):
             "eval_results": entries or None,
         }
         given = {key: value for key, value in fields.items() if value}
-        tags = [*TAGS, *kind, *given.pop("tags", [])]
+        tags = [*tags_of(model), *given.pop("tags", [])]
         super().__init__(**{**derived, **given, "tags": tags})
 
 

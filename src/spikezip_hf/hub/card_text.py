@@ -76,6 +76,9 @@ def equilibrium_line(figures: Mapping[str, Any], time_steps: int) -> str:
         counts = {int(step): count for step, count in figures["equilibrium steps"].items()}
         settled = sum(count for step, count in counts.items() if step <= time_steps)
         line = f"T = {time_steps} reaches equilibrium on {settled} of {figures['samples']} samples"
+        if settled < figures["samples"] and figures["T"] < time_steps:
+            line = f"{settled} of {figures['samples']} samples reach equilibrium by T = {figures['T']}; what more "
+            line += f"T = {time_steps} would bring was not measured"
     elif "at equilibrium" in figures:
         line = f"{figures['at equilibrium']} of {figures['samples']} samples reach equilibrium"
         line += f" by T = {figures['T']}" if "T" in figures else ""

@@ -89,6 +89,7 @@ def push_folder(
     commit_description: str | None = None,
     tags: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    overlay: str | os.PathLike | None = None,
 ) -> CommitInfo:
     """Push a checkpoint's folder in one commit. Weights and results of an earlier push are replaced, or removed.
 
@@ -100,6 +101,7 @@ def push_folder(
         private, token, revision, create_pr, commit_message, commit_description: as everywhere in huggingface_hub.
         tags: more tags for the card.
         exclude: names of files to leave here.
+        overlay: folder of files to push beside those, and in place of those of the same names.
 
     Raises:
         FileNotFoundError: the folder holds no checkpoint.
@@ -108,14 +110,16 @@ def push_folder(
             connection was cut off (ConnectionError), and nothing has changed there.
     """
     folder = Path(folder)
-    names = [name for name in files_to_push(folder) if name not in exclude]  # before anything is created
-    ours = read_card(folder / CARD, str(folder / CARD)) if CARD in names else None
+    files = {name: folder / name for name in files_to_push(folder) if name not in exclude}
+    files |= {path.name: path for path in (Path(overlay).iterdir() if overlay is not None else ())}
+    names = sorted(files)
+    ours = read_card(files[CARD], str(folder / CARD)) if CARD in files else None  # before anything is created
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        operations: list[Any] = [CommitOperationAdd(name, folder / name) for name in names if name != CARD]
+        operations: list[Any] = [CommitOperationAdd(name, files[name]) for name in names if name != CARD]
         if ours is not None:
             card = merged_card(ours, card_there(api, repo_id, revision), tags)
             operations.append(CommitOperationAdd(CARD, card.encode()))

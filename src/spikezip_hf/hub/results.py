@@ -13,6 +13,9 @@ from transformers import PreTrainedModel
 FILE = "results.json"
 # Fields of a config that decide what a network answers, beside its weights.
 DECISIVE = (
+    "num_attention_heads",
+    "layer_norm_eps",
+    "pad_token_id",
     "quantization_levels",
     "weight_bits",
     "node_placement",
@@ -58,6 +61,13 @@ def read_results(source: Any) -> list[dict[str, Any]]:
             raise ValueError(
                 f"results: {', '.join(missing)} is missing, so this is not what `spikezip evaluate` or a recipe wrote."
             )
+        figures = source["simulated"]
+        rows = figures.get("rows") if isinstance(figures, Mapping) else None
+        if not isinstance(rows, Sequence) or "samples" not in figures:
+            raise ValueError("results: simulated has no samples or no rows, so nothing is known of any accuracy.")
+        for row in rows:
+            if not isinstance(row, Mapping) or {"network", "T", "accuracy"} - set(row):
+                raise ValueError(f"results: a row needs network, T and accuracy, got {row!r}.")
         return [dict(source)]
     if isinstance(source, Sequence):
         return [one for part in source for one in read_results(part)]

@@ -87,10 +87,18 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
     return {**results, "table": table(results["simulated"])}
 
 
+KINDS = (ConversionArguments, DataArguments)
+DESCRIPTION = "Convert a trained Quant model to its spiking twin, and compare the three networks on the test set."
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse a recipe and flags, convert, and print the table."""
-    description = "Convert a trained Quant model to its spiking twin, and compare the three networks on the test set."
-    results = convert(*parse("convert", (ConversionArguments, DataArguments), description, argv))
+    convert_and_print(*parse("convert", KINDS, DESCRIPTION, argv))
+
+
+def convert_and_print(arguments: ConversionArguments, data: DataArguments) -> None:
+    """Convert, and print the table."""
+    results = convert(arguments, data)
     whole = results["accuracy on the whole split"]
     print(  # noqa: T201
         f"{results['table']}\n\n"

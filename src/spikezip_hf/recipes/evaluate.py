@@ -15,7 +15,7 @@ from spikezip_hf.auto import spiking_class
 from spikezip_hf.files import write_json
 from spikezip_hf.hub import network_digest, read_results, write_card
 from spikezip_hf.hub.results import FILE, same_data
-from spikezip_hf.loading import is_text, load_network, model_type
+from spikezip_hf.loading import class_of, is_text, load_network
 from spikezip_hf.models.configuration_quantization import check_positive_integer
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 from spikezip_hf.recipes import stage
@@ -174,9 +174,10 @@ def evaluate(
         ValueError, OSError: something is wrong with an argument, the data or a network; one line.
     """
     check_no_stream(data)
-    kind = model_type(source)
-    if not kind.startswith(("quant_", "spike_")):
-        raise ValueError(f"{source} holds a network of type {kind!r}, neither a Quant nor a Spike model.")
+    cls, config = class_of(source)
+    kind = config.model_type
+    if not cls.__name__.endswith(("ForSequenceClassification", "ForImageClassification")):
+        raise ValueError(f"{source} holds a {cls.__name__}: only classifiers of texts and images are evaluated here.")
     folder = Path(source) if Path(source).is_dir() else None
     path = Path(arguments.results) if arguments.results else (folder or Path("outputs") / Path(source).name) / FILE
     check_writable(path)
@@ -196,7 +197,7 @@ def evaluate(
     known = [*others(path, results), results]
     write_json(path, known if len(known) > 1 else known[0])
     if folder is not None:
-        write_card(model.cpu(), folder)
+        write_card(model.cpu(), folder, results=known)
     return {**results, "table": table(results["simulated"]), "written to": str(path), "predictions": str(tables)}
 
 

@@ -105,7 +105,10 @@ def finetune(network: NetworkArguments, data: DataArguments, args: DistillationT
     return stage.train(trainer, folder, settings, {"data": data_name(data), "parameters": parameters})
 
 
+KINDS = (NetworkArguments, DataArguments, DistillationTrainingArguments)
+DESCRIPTION = "Fine-tune an ordinary network with ReLU, or train one from scratch."
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse a recipe and flags, and train."""
-    kinds = (NetworkArguments, DataArguments, DistillationTrainingArguments)
-    finetune(*parse("finetune", kinds, "Fine-tune an ordinary network with ReLU, or train one from scratch.", argv))
+    finetune(*parse("finetune", KINDS, DESCRIPTION, argv))

@@ -167,4 +167,4 @@ def reported_split(splits) -> str:
 
 def data_name(data: DataArguments) -> str:
     """A short name of the data, for results."""
-    return Path(data.data_dir).name if data.data_dir else data.local_name or Path(data.source()).name
+    return Path(data.data_dir).resolve().name if data.data_dir else data.local_name or Path(data.source()).name

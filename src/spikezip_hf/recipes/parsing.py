@@ -71,6 +71,16 @@ def parse(stage: str, kinds: Sequence[DataClassType], description: str, argv: Se
         FileNotFoundError, ValueError: as `read_recipe`; a key that no dataclass has; a value that one refuses.
         SystemExit: --help, or flags that cannot be parsed.
     """
+    parsed, unknown = parse_known(stage, kinds, description, argv)
+    if unknown:
+        raise ValueError(f"{' '.join(unknown)}: no such argument of this script; --help lists them.")
+    return parsed
+
+
+def parse_known(
+    stage: str, kinds: Sequence[DataClassType], description: str, argv: Sequence[str]
+) -> tuple[list, list[str]]:
+    """`parse`, which also returns flags that are not of this stage, with their values."""
     parser = HfArgumentParser(
         kinds,
         description=description,
@@ -87,7 +97,8 @@ def parse(stage: str, kinds: Sequence[DataClassType], description: str, argv: Se
                 raise ValueError(f"{path}: {key}: no such argument of this script.")
             # With =, a value may begin with a minus.
             written += [f"--{key}={values[0]}"] if len(values) == 1 else [f"--{key}", *values]
-    return list(parser.parse_args_into_dataclasses(args=written + flags))
+    *parsed, unknown = parser.parse_args_into_dataclasses(args=written + flags, return_remaining_strings=True)
+    return parsed, unknown
 
 
 def main(run: Callable[[Sequence[str]], None]) -> NoReturn:

@@ -73,8 +73,10 @@ def train_quantized(
     return record
 
 
+KINDS = (QuantizationArguments, DataArguments, QATTrainingArguments)
+DESCRIPTION = "Quantize a trained network with ReLU and train the quantized network, with the first as teacher."
+
+
 def main(argv: Sequence[str]) -> None:
     """Parse a recipe and flags, and train."""
-    kinds = (QuantizationArguments, DataArguments, QATTrainingArguments)
-    description = "Quantize a trained network with ReLU and train the quantized network, with the first as teacher."
-    train_quantized(*parse("qat", kinds, description, argv))
+    train_quantized(*parse("qat", KINDS, DESCRIPTION, argv))

@@ -77,15 +77,18 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def without_folders(argument: str) -> str:
-    """An argument of the command line; of an absolute path the name alone, since records are shared."""
+    """An argument of the command line; of a path outside of this folder the name alone, since records are shared."""
     flag, equals, value = argument.rpartition("=")
-    return f"{flag}{equals}{Path(value).name}" if os.path.isabs(value) else argument
+    if not os.path.isabs(value):
+        return argument
+    here = os.path.relpath(value)
+    return f"{flag}{equals}{Path(value).name if here.startswith('..') else here}"
 
 
 def provenance() -> dict[str, Any]:
     """Command, versions and hardware of this run."""
     return {
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *map(without_folders, sys.argv[1:])]),
+        "command": shlex.join(["python", *map(without_folders, [os.path.abspath(sys.argv[0]), *sys.argv[1:]])]),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
