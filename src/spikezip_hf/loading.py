@@ -47,9 +47,13 @@ def load_network(source: str):
     Raises:
         OSError: there is nothing, or no processor.
     """
-    if is_text(model_type(source)):
-        return AutoModelForSequenceClassification.from_pretrained(source), AutoTokenizer.from_pretrained(source)
-    return AutoModelForImageClassification.from_pretrained(source), AutoImageProcessor.from_pretrained(source)
+    auto_class = AutoModelForSequenceClassification if is_text(model_type(source)) else AutoModelForImageClassification
+    return auto_class.from_pretrained(source), load_processor(source)
+
+
+def load_processor(source: str):
+    """The tokenizer or image processor of a network."""
+    return (AutoTokenizer if is_text(model_type(source)) else AutoImageProcessor).from_pretrained(source)
 
 
 def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrainedModel], Any]:

@@ -755,8 +755,8 @@ BAD_RECIPES = {
     # The first stage may take hours: what is wrong with a later one has to be said before it begins.
     "unknown argument of a later stage": (RECIPE.replace("batch_size: 16}", "batchsize: 16}"), [], "batchsize"),
     "value of a later stage": (RECIPE.replace("levels: 8", "levels: 7"), [], "quantization_levels must be an even"),
-    "flag of one stage": (RECIPE, ["--quantization_levels", "16"], "quantization_levels"),
-    "flag of two stages": (RECIPE, ["--max_steps", "1"], "max_steps"),
+    "flag of no stage": (RECIPE, ["--fly", "high"], "--fly: no such argument of finetune or qat or convert"),
+    "one folder for all": (RECIPE, ["--output_dir", "out"], "--output_dir: each stage needs a folder of its own"),
 }
 
 
@@ -767,3 +767,11 @@ def test_bad_recipes_are_refused_before_any_work(recipe, case):
     before = contents(recipe)
     assert words in complaint(run("train", "recipe.yaml", *flags, status=1))
     assert contents(recipe) == before
+
+
+def test_a_flag_goes_to_the_stages_that_know_it(recipe):
+    run("train", "recipe.yaml", "--max_steps", "1", "--quantization_levels", "16")
+    record = json.loads(Path("out/qann/training.json").read_text())
+    assert (record["settings"]["max_steps"], record["settings"]["quantization_levels"]) == (1, 16)
+    assert json.loads(Path("out/ann/training.json").read_text())["settings"]["max_steps"] == 1
+    assert json.loads(Path("out/snn/results.json").read_text())["quantization_levels"] == 16

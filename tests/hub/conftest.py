@@ -1,6 +1,7 @@
 """Sends huggingface_hub and transformers in this process to a loopback Hub, each test to its own."""
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub.constants
@@ -69,7 +70,8 @@ def redirect(hub: LoopbackHub, monkeypatch) -> None:
     # Code that comes with a checkpoint: copied under a folder on sys.path, and imported from there.
     for module in (transformers.utils.hub, transformers.dynamic_module_utils):
         monkeypatch.setattr(module, "HF_MODULES_CACHE", str(home / "modules"))
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    # Without a cache of somebody else's, which evaluate may have put there: its code would be found first.
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if not (Path(path) / REMOTE_CODE).is_dir()])
     for name in remote_code():
         monkeypatch.delitem(sys.modules, name)
 

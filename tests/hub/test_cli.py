@@ -186,8 +186,8 @@ def test_commands_take_ids(hub, work):
     assert answer("verify", "org/snn", "--qann", "org/qann", "--samples", 4)["exact"] is True
     write_texts(Path("texts"), {"test": 6})
     found = answer("evaluate", "org/snn", "--data-dir", "texts", "--time-steps", 64)
-    assert found["written to"] == "outputs/snn/results.json"
-    assert json.loads(Path("outputs/snn/results.json").read_text())["simulated"] == found["simulated"]
+    assert found["written to"] == "outputs/org--snn/results.json"
+    assert json.loads(Path("outputs/org--snn/results.json").read_text())["simulated"] == found["simulated"]
 
 
 @pytest.mark.parametrize("offline", [False, True], ids=["online", "offline"])

@@ -36,7 +36,7 @@ def test_accuracy_over_time(snn):
         "accuracy after 2 time-steps": (1.0, 2),
         "accuracy after 3 time-steps": (0.75, 3),
     }
-    assert card.data.datasets == ["org/reviews"]
+    assert {one.dataset_type for one in card.data.eval_results} == {"org/reviews"}
     assert "| SNN | 2 | 100.00 % | unknown |" in card.content
     assert "3 of 4 samples reach equilibrium by T = 3." in card.content
     assert "Certificate: none on record." in card.content

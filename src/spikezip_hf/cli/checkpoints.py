@@ -19,7 +19,8 @@ from spikezip_hf.hub.card_text import equilibrium_line
 from spikezip_hf.hub.cards import CARD, is_generated
 from spikezip_hf.hub.push import RESULTS
 from spikezip_hf.hub.results import FILE, network_digest, results_of
-from spikezip_hf.loading import class_of, is_text, load_network, load_twin
+from spikezip_hf.loading import class_of, is_text, load_processor, load_twin
+from spikezip_hf.models.checkpoint_files import check_seal
 from spikezip_hf.models.checkpoints import find_file
 from spikezip_hf.models.configuration_quantization import check_positive_integer
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
@@ -57,7 +58,7 @@ def data_batches(
 
     arguments, of_text = DataArguments(**data), is_text(model.config.model_type)
     splits = load_data(arguments, is_text=of_text, needs_training=False)
-    inputs, collate = model_inputs(splits, load_network(source)[1], arguments, of_text)
+    inputs, collate = model_inputs(splits, load_processor(source), arguments, of_text)
     split = reported_split(splits)
     chosen = evenly_spread(inputs[split], samples)
     rows = by_length(chosen)
@@ -165,7 +166,7 @@ def describe(source: str, revision: str | None = None) -> tuple[dict[str, Any], 
         "weight_bits": config.weight_bits,
         "nodes": len(model.nodes),
         "node_names": model.node_names,
-        "weights": "whole, as they were written" if local else "not downloaded",
+        "weights": whole_weights(Path(source)) if local else "not downloaded",
     }
     if spiking:
         answer |= {
@@ -186,6 +187,12 @@ def describe(source: str, revision: str | None = None) -> tuple[dict[str, Any], 
     return answer, "\n".join(lines)
 
 
+def whole_weights(folder: Path) -> str:
+    """What is known of a folder's weights, which were loaded."""
+    sealed = [check_seal(path) for path in folder.glob("model*.safetensors")]
+    return "whole, as they were written" if all(sealed) else "without a digest: whether they were altered is unknown"
+
+
 def evaluations(source: str, revision: str | None, model: TwinPreTrainedModel | None) -> list[dict[str, Any]]:
     """What is on record of a checkpoint's answers; of a local one, only if it is of these very weights."""
     path = find_file(source, FILE, **({} if revision is None else {"revision": revision}))
@@ -203,8 +210,8 @@ def evaluations(source: str, revision: str | None, model: TwinPreTrainedModel | 
             "data": one["data"],
             "split": one["split"],
             "samples": one["simulated"]["samples"],
-            "certificate": one["simulated"]["certificate"],
-            "equilibrium": equilibrium_line(one["simulated"], one["simulated"]["T"]),
+            "certificate": one["simulated"].get("certificate", "none on record"),
+            "equilibrium": equilibrium_line(one["simulated"], one["simulated"].get("T", 0)),
             "accuracy": {
                 row["network"] if row["T"] == "-" else f"SNN, T = {row['T']}": row["accuracy"]
                 for row in one["simulated"]["rows"]

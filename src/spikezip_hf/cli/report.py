@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Annotated, Any
 
 import typer
+from huggingface_hub.errors import StrictDataclassError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and everything else to stderr.")]
 
@@ -28,15 +29,25 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def is_expected(error: Exception) -> bool:
+    """Whether an error says what is wrong with the input or the world, and is no mistake of this library.
+
+    Network errors of huggingface_hub are OSErrors; it and datasets have classes of their own for bad files.
+    """
+    kinds = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StrictDataclassError)
+    return isinstance(error, kinds) or type(error).__module__.startswith("datasets.")
+
+
 def guarded(command: Callable) -> Callable:
     """A command whose errors are one line on stderr (and JSON on stdout if asked for), with an exit status."""
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        # Network errors of huggingface_hub are OSErrors; the rest is what this library raises on bad input.
         try:
             command(*args, **kwargs)
-        except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+        except Exception as error:
+            if not is_expected(error):
+                raise
             if kwargs.get("as_json"):
                 say({"error": one_line(error)}, True, "")
             typer.echo(f"error: {one_line(error)}", err=True)

@@ -4,6 +4,7 @@ import copy
 import os
 import re
 
+from huggingface_hub import try_to_load_from_cache
 from torch import nn
 from transformers import (
     BertForSequenceClassification,
@@ -96,8 +97,10 @@ def quantize_ann(
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a model's `_name_or_path` is an id on the Hub, and no folder of somebody's machine."""
-    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and not os.path.isdir(name)
+    """Whether a model's `_name_or_path` is surely an id on the Hub, by the cache, and not somebody's folder."""
+    if os.path.isdir(name) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        return False
+    return isinstance(try_to_load_from_cache(name, "config.json"), str)
 
 
 def check_activations(ann: PreTrainedModel, replace: bool) -> None:

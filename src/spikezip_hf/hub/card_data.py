@@ -41,26 +41,42 @@ class SpikeCardData(ModelCardData):
         model: the model.
         name: its name.
         results: of `hub.results`. Those of the ordinary network stay in the text: they are another model's.
+        kept: what stands where nothing else is known.
         fields: any of `ModelCardData`'s (`license`, `language`, `datasets`, ...), which count more than what is
             derived; `tags` are added.
     """
 
-    def __init__(self, model: PreTrainedModel, name: str, results: Sequence[Mapping[str, Any]], **fields: Any):
-        task = pipeline_of(model)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        name: str,
+        results: Sequence[Mapping[str, Any]],
+        kept: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ):
+        task, source = pipeline_of(model), model.config.source_model
         entries = [entry for one in results for entry in model_index(model, task, one)]
         derived = {
             "library_name": "transformers",
             "pipeline_tag": task,
-            "base_model": model.config.source_model,
-            "base_model_relation": "quantized" if model.config.source_model else None,
-            "datasets": list(dict.fromkeys(one["dataset"] for one in results if one.get("dataset"))) or None,
-            "metrics": ["accuracy"] if results else None,
-            "model_name": name if entries or fields.get("eval_results") else None,
+            "base_model": source,
+            "base_model_relation": "quantized" if source else None,
+            "metrics": ["accuracy"] if entries else None,
             "eval_results": entries or None,
         }
-        given = {key: value for key, value in fields.items() if value}
-        tags = [*tags_of(model), *given.pop("tags", [])]
-        super().__init__(**{**derived, **given, "tags": tags})
+        kept = dict(kept or {})
+        tags: list[str] = tags_of(model)
+        for more in (kept.pop("tags", None), fields.pop("tags", None)):
+            tags += [more] if isinstance(more, str) else more or []
+        known = {
+            key: value
+            for part in (kept, derived, fields)
+            for key, value in part.items()
+            if value not in (None, [], "")
+        }
+        if known.get("eval_results"):
+            known["model_name"] = name
+        super().__init__(**{**known, "tags": list(dict.fromkeys(tags))})
 
 
 def model_index(model: PreTrainedModel, task: str, results: Mapping[str, Any]) -> list[EvalResult]:
@@ -75,15 +91,17 @@ def model_index(model: PreTrainedModel, task: str, results: Mapping[str, Any]) -
         "metric_type": "accuracy",
     }
     if not is_spiking(model):
-        whole = results.get("accuracy on the whole split", {}).get("QANN")
         values = [row["accuracy"] for row in figures["rows"] if row["network"] == "QANN"]
-        return [EvalResult(**about, metric_name="accuracy", metric_value=values[0] if whole is None else whole)]
+        values = [results.get("accuracy on the whole split", {}).get("QANN"), *values]
+        return [
+            EvalResult(**about, metric_name="accuracy", metric_value=value) for value in values if value is not None
+        ][:1]
     entries = []
     for row in figures["rows"]:
         if row["network"] != "SNN":
             continue
         settled = row["T"] == "equilibrium"
-        arguments = {"time_steps": figures["T"] if settled else row["T"], "samples": figures["samples"]}
+        arguments = {"time_steps": figures.get("T") if settled else row["T"], "samples": figures["samples"]}
         entries.append(
             EvalResult(
                 **about,

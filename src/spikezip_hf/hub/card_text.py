@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from spikezip_hf.hub.card_data import is_spiking
+from spikezip_hf.models.checkpoints import plain_class
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
 from spikezip_hf.models.placement import ProductReport
 from spikezip_hf.models.quantization import level_bounds
@@ -22,7 +23,7 @@ def outline(model: TwinPreTrainedModel) -> ProductReport:
     if hasattr(config, "image_size"):
         config.image_size = config.patch_size
     with torch.random.fork_rng(devices=[]):
-        small = type(model)(config, **model.construction)
+        small = plain_class(type(model))(config, **model.construction)
         return small.float().product_inputs()
 
 
@@ -37,7 +38,7 @@ def facts(model: TwinPreTrainedModel, report: ProductReport) -> dict[str, str]:
     for kind in report.operators.values():
         operators[kind] = operators.get(kind, 0) + 1
     told = {
-        "Class": f"`{type(model).__name__}`",
+        "Class": f"`{plain_class(type(model)).__name__}`",
         "Made from": f"`{config.source_model}`" if config.source_model else "unknown",
         "Levels of activations": f"{config.quantization_levels}: {low} to {high}, and 0 to {high - low} behind ReLU "
         "and softmax",
@@ -45,7 +46,9 @@ def facts(model: TwinPreTrainedModel, report: ProductReport) -> dict[str, str]:
         "Weights": weights,
         "Activation nodes": str(len(model.nodes)),
         "Products with analog input": ", ".join(f"`{name}`" for name in report.analog) or "none",
-        "Operators on accumulated potentials": ", ".join(f"{count} {kind}" for kind, count in operators.items()),
+        "Operators on accumulated potentials" if is_spiking(model) else "Operators in floating point": ", ".join(
+            f"{count} {kind}" for kind, count in operators.items()
+        ),
     }
     if is_spiking(model):
         window = config.firing_window or config.quantization_levels // 2
@@ -64,6 +67,21 @@ def count(number: int) -> str:
         if number >= power:
             return f"{number / power:.1f}{letter}"
     return str(number)
+
+
+def size(model: TwinPreTrainedModel) -> str:
+    """Layers, channels and parameters; counted without the model's own, which may be in shards."""
+    config = model.config
+    with torch.device("meta"):
+        whole = plain_class(type(model))(config, **model.construction)
+    parameters = sum(parameter.numel() for parameter in whole.parameters())
+    return f"{config.num_hidden_layers} layers, {config.hidden_size} channels, {count(parameters)} parameters"
+
+
+def architecture(model: TwinPreTrainedModel) -> str:
+    """The name of the architecture, as it is usually written."""
+    name = type(model.config).__name__.removeprefix("Quant").removeprefix("Spike").removesuffix("Config")
+    return {"Bert": "BERT", "Roberta": "RoBERTa"}.get(name, name)
 
 
 def percent(share: float | None) -> str:
@@ -100,7 +118,8 @@ def evaluation(results: Mapping[str, Any], time_steps: int | None, picture: str 
     if time_steps is not None:
         lines.append(equilibrium_line(figures, time_steps))
         if "spikes per neuron" in figures:
-            lines.append(f"Spikes per neuron until then: {figures['spikes per neuron']:.2f}.")
+            until = f"equilibrium, or T = {figures['T']}" if "T" in figures else "equilibrium"
+            lines.append(f"Spikes per neuron until {until}: {figures['spikes per neuron']:.2f}.")
         lines.append(f"Certificate: {figures.get('certificate', 'none on record')}.")
     return {
         "data": results["data"],
@@ -137,7 +156,9 @@ def limits(model: TwinPreTrainedModel, report: ProductReport) -> list[str]:
         ]
     lines.append("It inherits errors and biases of the network it was made from and of the data that trained it.")
     operators = ", ".join(sorted(set(report.operators.values())))
-    lines.append(f"{operators} act on accumulated potentials, in floating point.")
+    lines.append(
+        f"{operators} act on {'accumulated potentials' if is_spiking(model) else 'values'}, in floating point."
+    )
     if config.weight_bits:
         lines.append("Its 8-bit weights are multiplied as floating-point numbers still: smaller, not faster.")
     return lines

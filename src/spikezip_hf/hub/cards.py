@@ -1,20 +1,26 @@
 """Model cards, written from a model and what is known of it."""
 
 import os
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from huggingface_hub import ModelCard
+from transformers.utils import logging
 
-from spikezip_hf.files import write_json, write_text
+from spikezip_hf.files import write_text
 from spikezip_hf.hub.card_data import OUR_TAGS, SpikeCardData, is_spiking, pipeline_of
-from spikezip_hf.hub.card_text import count, evaluation, facts, limits, outline
-from spikezip_hf.hub.results import FILE, results_of
+from spikezip_hf.hub.card_text import architecture, evaluation, facts, limits, outline, size
+from spikezip_hf.hub.results import FILE, check_results_path, results_of, write_results
+from spikezip_hf.models.checkpoints import plain_class
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
 from spikezip_hf.models.version import __version__
+
+logger = logging.get_logger(__name__)
 
 CARD = "README.md"
 NOTICE = "<!-- Written by spikezip_hf, which writes it anew with the model. Remove this line to keep your words. -->"
@@ -52,48 +58,57 @@ def pictures(results: Sequence[Mapping[str, Any]], folder: Path | None) -> list[
     return names
 
 
-def model_card(
-    model: TwinPreTrainedModel,
-    name: str,
-    results: Any = None,
-    *,
-    repo_id: str | None = None,
-    training: str | None = None,
-    picture_folder: Path | None = None,
-    **metadata: Any,
-) -> ModelCard:
+def model_card(model: TwinPreTrainedModel, name: str, results: Any = None, **options: Any) -> ModelCard:
     """The card of a Quant or Spike model.
 
     Args:
         model: the model.
         name: what to call it.
         results: see `hub.results.read_results`; None if it was not evaluated.
+        options: as for `compose`.
+
+    Raises:
+        ValueError: the results are no results, or of another network.
+    """
+    return compose(model, name, results_of(model, results) if results is not None else [], **options)
+
+
+def compose(
+    model: TwinPreTrainedModel,
+    name: str,
+    known: Sequence[Mapping[str, Any]],
+    *,
+    repo_id: str | None = None,
+    training: str | None = None,
+    picture_folder: Path | None = None,
+    kept: Mapping[str, Any] | None = None,
+    **metadata: Any,
+) -> ModelCard:
+    """The card of a model, with results that are known to be its own.
+
+    Args:
         repo_id: what to load it by, for the examples; `name` if None.
         training: a text about its training.
         picture_folder: folder to draw the picture into; None for no picture.
+        kept: metadata that stands where the model says nothing.
         metadata: fields of `ModelCardData`: `license`, `language`, `datasets`, `tags`, ...
-
-    Raises:
-        ValueError: the results are of another network, or are no results.
     """
-    known = results_of(model, results) if results is not None else []
     config, report, task = model.config, outline(model), pipeline_of(model)
-    spiking = is_spiking(model)
+    spiking, cls = is_spiking(model), plain_class(type(model))
     drawn = pictures(known, picture_folder if spiking else None)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    auto_class = type(model)._auto_class
+    auto_class = cls._auto_class
     return ModelCard.from_template(
-        SpikeCardData(model, name, known, **metadata),
+        SpikeCardData(model, name, known, kept, **metadata),
         template_path=str(template_path()),
         notice=NOTICE,
         name=name,
         repo_id=repo_id or name,
         spiking=spiking,
-        class_name=type(model).__name__,
+        class_name=cls.__name__,
         auto_class=auto_class,
-        architecture={"vit": "ViT", "bert": "BERT", "roberta": "RoBERTa"}[config.model_type.partition("_")[2]],
-        size=f"{config.num_hidden_layers} layers, {config.hidden_size} channels, {count(parameters)} parameters",
-        purpose=PURPOSES.get(str(task), "without a head"),
+        architecture=architecture(model),
+        size=size(model),
+        purpose=PURPOSES.get(task, "without a head"),
         source=f"[{config.source_model}](https://huggingface.co/{config.source_model})"
         if config.source_model
         else "an ordinary network that is not on record",
@@ -124,6 +139,12 @@ def kept_metadata(card: ModelCard) -> dict[str, Any]:
     return {key: data[key] for key in KEPT if data.get(key)} | ({"tags": tags} if tags else {})
 
 
+def training_of(card: ModelCard) -> str | None:
+    """What a generated card says of the training."""
+    found = re.search(r"^## Training\n\n(.*?)\n\n## Limits$", card.text, re.DOTALL | re.MULTILINE)
+    return found[1] if found else None
+
+
 def read_card(path: str | os.PathLike, where: str) -> ModelCard:
     """The card in a file.
 
@@ -133,7 +154,8 @@ def read_card(path: str | os.PathLike, where: str) -> ModelCard:
     try:
         return ModelCard(Path(path).read_text(encoding="utf-8"), ignore_metadata_errors=True)
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"The model card {where} cannot be read ({error}): mend it, or remove it.") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The model card {where} cannot be read ({reason}): mend it, or remove it.") from error
 
 
 def write_card(
@@ -143,6 +165,8 @@ def write_card(
     destination: str | os.PathLike | None = None,
     results: Any = None,
     name: str | None = None,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+    same_network: bool = True,
     **fields: Any,
 ) -> bool:
     """Write README.md, its picture and results.json for a model that is saved to a folder.
@@ -154,29 +178,53 @@ def write_card(
         results: of the model; by default those in `destination`, or where the model was loaded from, if they are
             of this very network.
         name, fields: as for `model_card`; the name of the folder by default.
+        state_dict: as for `hub.network_digest`.
+        same_network: whether the card that is there is of this network, so that what it says of its training holds.
 
     Returns:
         Whether there is a new card.
 
     Raises:
-        ValueError: as for `model_card`.
+        ValueError: the results are no results or of another network; a generated card there cannot be read.
+        FileExistsError: there is a results.json of somebody else's, and there are results to be written.
     """
     folder, destination = Path(folder), Path(folder if destination is None else destination)
-    known = results_of(model, results, destination, model.home_folder)
+    known = results_of(model, results, destination, model.home_folder, state_dict=state_dict)
     if known:
-        write_json(folder / FILE, known if len(known) > 1 else known[0])
+        check_results_path(destination / FILE)
+        write_results(folder / FILE, known)
     there = destination / CARD
     if there.is_file() and not is_generated(there):
         return False
+    kept: dict[str, Any] = {}
     if there.is_file():
-        kept = kept_metadata(read_card(there, str(there)))
-        fields = {**kept, **{key: value for key, value in fields.items() if value is not None}}
-        tags = [fields["tags"]] if isinstance(fields.get("tags"), str) else fields.get("tags") or []
-        fields["tags"] = list(dict.fromkeys([*kept.get("tags", []), *tags]))
-    title = name or destination.absolute().name
+        card: Any = read_card(there, str(there))
+        kept = kept_metadata(card)
+        if same_network:
+            fields["training"] = fields.get("training") or training_of(card)
+            kept |= {} if known else {"eval_results": card.data.eval_results, "metrics": card.data.get("metrics")}
+    title = name or destination.resolve().name
     with tempfile.TemporaryDirectory(prefix="_partial-", dir=folder) as aside:
-        card = model_card(model, title, known or None, picture_folder=Path(aside), **fields)
+        card = compose(model, title, known, picture_folder=Path(aside), kept=kept, **fields)
         write_text(folder / CARD, str(card))
         for picture in Path(aside).iterdir():
             os.replace(picture, folder / picture.name)
     return True
+
+
+def save_card(
+    model: TwinPreTrainedModel,
+    folder: str | os.PathLike,
+    destination: str | os.PathLike,
+    results: Any,
+    state_dict: Mapping[str, torch.Tensor] | None,
+) -> None:
+    """`write_card` for `save_pretrained`, which no card that cannot be read keeps from saving weights."""
+    there = Path(destination) / CARD
+    if is_generated(there):
+        try:
+            read_card(there, str(there))
+        except ValueError as error:
+            logger.warning(f"{error} It stays as it is.")
+            return
+    write_card(model, folder, destination=destination, results=results, state_dict=state_dict, same_network=False)

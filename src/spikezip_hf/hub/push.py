@@ -2,30 +2,60 @@
 
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
-from huggingface_hub.errors import EntryNotFoundError, RevisionNotFoundError
+from huggingface_hub import (
+    CommitInfo,
+    CommitOperationAdd,
+    CommitOperationDelete,
+    HfApi,
+    metadata_load,
+    metadata_save,
+)
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 from transformers.utils import logging
 
 from spikezip_hf.hub.cards import CARD, NOTICE, kept_metadata, read_card, write_card
+from spikezip_hf.hub.results import FILE, own_results
 from spikezip_hf.models.checkpoint_files import check_seal, outdated_weights
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
 
 logger = logging.get_logger(__name__)
 
-# What never travels: pickles can run code where they are opened, the rest belongs to this machine.
-LEFT_OUT = (".bin", ".pt", ".pth", ".pkl", ".partial", ".lock")
-
+# What a checkpoint is made of. All else in its folder stays there: pickles, logs and records of a training, with what
+# they tell of a machine.
+PUSHED = (
+    "*.safetensors",
+    "*.safetensors.index*.json",
+    "*.py",
+    "config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",  # of sentencepiece
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template*",
+    "README.md",
+    "*.png",
+    "results.json",
+    "LICENSE*",
+    "NOTICE*",
+    "CITATION*",
+)
 # What is known of other weights than those that are pushed would be wrong beside them.
 RESULTS = re.compile(r"results\.json|accuracy_over_time(_\d+)?\.png")
 
 
 def files_to_push(folder: Path) -> list[str]:
-    """Files of a checkpoint's folder that are pushed: no hidden ones, no pickles, no training checkpoints inside.
+    """Files of a checkpoint's folder that are pushed.
 
     Raises:
         FileNotFoundError: it holds no checkpoint.
@@ -33,48 +63,54 @@ def files_to_push(folder: Path) -> list[str]:
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no checkpoint: config.json is missing. Save a model to it first.")
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    names = [
-        path.as_posix()
-        for path in paths
-        if not any(part.startswith((".", "_", "checkpoint-")) for part in path.parts) and path.suffix not in LEFT_OUT
-    ]
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    names = sorted(name for name in names if any(fnmatch(name, pattern) for pattern in PUSHED))
     weights = [name for name in names if name.endswith(".safetensors")]
     if not weights:
         raise FileNotFoundError(f"{folder} holds no weights in safetensors format: save a model with save_pretrained.")
     for name in weights:
         check_seal(folder / name)
-    return sorted(names)
+    return names
 
 
-def card_there(api: HfApi, repo_id: str, revision: str | None) -> ModelCard | None:
-    """The card on the Hub, if there is one.
-
-    Raises:
-        ValueError: it cannot be read; says what to do.
-    """
+def file_there(api: HfApi, repo_id: str, name: str, revision: str | None) -> Path | None:
+    """A file on the Hub, downloaded; None if there is none."""
     try:
-        path = api.hf_hub_download(repo_id, CARD, revision=revision)
+        return Path(api.hf_hub_download(repo_id, name, revision=revision))
     except (EntryNotFoundError, RevisionNotFoundError):
         return None
-    card = read_card(path, f"{CARD} of {repo_id} on the Hub")
-    return card if card.text.strip() else None
 
 
-def merged_card(ours: ModelCard, theirs: ModelCard | None, tags: Sequence[str]) -> str:
-    """The card to push: what somebody wrote on the Hub, tagged; or ours, with what a generated one there knew too."""
-    card, kept_tags = ours, []
-    if theirs is not None and NOTICE not in theirs.content:
-        card = theirs
-    elif theirs is not None:
-        kept = kept_metadata(theirs)
-        kept_tags = kept.pop("tags", [])
-        for key, value in kept.items():
-            if not card.data.get(key):
-                setattr(card.data, key, value)
-    data: Any = card.data
-    data.tags = list(dict.fromkeys([*(data.tags or []), *kept_tags, *(ours.data.get("tags") or []), *tags]))
-    return str(card)
+def merged_card(path: Path, theirs: Path | None, tags: Sequence[str], where: str) -> str | None:
+    """The card to push: what somebody wrote on the Hub, tagged; or ours, with what a generated one there knew too.
+
+    None if the one there cannot be read: it then stays as it is.
+    """
+    ours: Any = read_card(path, str(path))
+    if theirs is not None:
+        try:
+            card = read_card(theirs, f"{CARD} of {where} on the Hub")
+        except ValueError as error:
+            logger.warning(f"{error} It stays as it is.")
+            return None
+        if NOTICE not in card.content and card.text.strip():
+            return tagged(theirs, [*(ours.data.tags or []), *tags])
+    kept = {} if theirs is None else kept_metadata(card)
+    ours.data.tags = list(dict.fromkeys([*(ours.data.tags or []), *kept.pop("tags", []), *tags]))
+    for key, value in kept.items():
+        if not ours.data.get(key):
+            setattr(ours.data, key, value)
+    return str(ours)
+
+
+def tagged(path: Path, tags: Sequence[str]) -> str:
+    """A card that somebody wrote, with tags added and not a word changed."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / CARD
+        shutil.copy(path, copy)
+        data = metadata_load(copy) or {}
+        metadata_save(copy, {**data, "tags": list(dict.fromkeys([*(data.get("tags") or []), *tags]))})
+        return copy.read_text(encoding="utf-8")
 
 
 def push_folder(
@@ -96,7 +132,7 @@ def push_folder(
     A card that somebody has written on the Hub stays, with the tags of this one added.
 
     Args:
-        folder: of the checkpoint. Pickles, hidden files and training checkpoints in it stay here.
+        folder: of the checkpoint. What is no part of one (see `PUSHED`) stays here: pickles, logs, training records.
         repo_id: where to, "organisation/name".
         private, token, revision, create_pr, commit_message, commit_description: as everywhere in huggingface_hub.
         tags: more tags for the card.
@@ -105,27 +141,32 @@ def push_folder(
 
     Raises:
         FileNotFoundError: the folder holds no checkpoint.
-        ValueError: the card in the folder, or the one on the Hub, cannot be read.
-        OSError: weights are cut off or altered; or the Hub refuses (huggingface_hub's HfHubHTTPError) or the
-            connection was cut off (ConnectionError), and nothing has changed there.
+        ValueError: the card in the folder cannot be read.
+        OSError: weights are cut off or altered; or the Hub refuses (huggingface_hub's HfHubHTTPError, also if another
+            push came between) or the connection was cut off (ConnectionError), and no commit was made.
     """
     folder = Path(folder)
-    files = {name: folder / name for name in files_to_push(folder) if name not in exclude}
+    files = {
+        name: folder / name for name in files_to_push(folder) if name not in exclude
+    }  # before anything is created
     files |= {path.name: path for path in (Path(overlay).iterdir() if overlay is not None else ())}
-    names = sorted(files)
-    ours = read_card(files[CARD], str(folder / CARD)) if CARD in files else None  # before anything is created
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         if revision is not None and not revision.startswith("refs/pr"):
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-        operations: list[Any] = [CommitOperationAdd(name, files[name]) for name in names if name != CARD]
-        if ours is not None:
-            card = merged_card(ours, card_there(api, repo_id, revision), tags)
-            operations.append(CommitOperationAdd(CARD, card.encode()))
-        present = api.list_repo_files(repo_id, revision=revision)
-        outdated = outdated_weights(present, names)
-        outdated += [name for name in present if name not in names and RESULTS.fullmatch(name)]
+        there: Any = api.repo_info(repo_id, revision=revision)
+        present = [sibling.rfilename for sibling in there.siblings or []]
+        operations: list[Any] = [CommitOperationAdd(name, path) for name, path in files.items() if name != CARD]
+        if CARD in files:
+            theirs = file_there(api, repo_id, CARD, there.sha) if CARD in present else None
+            card = merged_card(files[CARD], theirs, tags, repo_id)
+            operations += [] if card is None else [CommitOperationAdd(CARD, card.encode())]
+        outdated = outdated_weights(present, files)
+        if FILE in present and FILE not in files:
+            theirs = file_there(api, repo_id, FILE, there.sha)
+            if theirs is not None and own_results(theirs.parent):
+                outdated += [name for name in present if RESULTS.fullmatch(name) and name not in files]
         operations += [CommitOperationDelete(name) for name in outdated]
         return api.create_commit(
             repo_id,
@@ -134,11 +175,12 @@ def push_folder(
             commit_description=commit_description,
             revision=revision,
             create_pr=create_pr,
+            parent_commit=there.sha,  # or what another push has added since would stay beside this one
         )
-    except (OSError, ValueError):  # which say what happened
+    except (HfHubHTTPError, ValueError):  # which say what happened
         raise
     except Exception as error:  # a connection that was cut off has no one class
-        raise ConnectionError(f"Pushing to {repo_id} failed, and nothing has changed there: {error}") from error
+        raise ConnectionError(f"Pushing to {repo_id} failed; no commit was made there ({error}).") from error
 
 
 def push_model(

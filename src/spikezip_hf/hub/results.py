@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from spikezip_hf.files import write_json
+from spikezip_hf.models.checkpoints import plain_class
+
 FILE = "results.json"
 # Fields of a config that decide what a network answers, beside its weights.
 DECISIVE = (
@@ -26,11 +29,15 @@ DECISIVE = (
 )
 
 
-def network_digest(model: PreTrainedModel) -> str:
-    """sha256 of a network's weights, thresholds and the fields that decide what it answers: what results are of."""
+def network_digest(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor] | None = None) -> str:
+    """sha256 of a network's weights, thresholds and the fields that decide what it answers: what results are of.
+
+    Args:
+        state_dict: of the model, where it was gathered already; a model in shards has no other whole one.
+    """
     fields = {name: getattr(model.config, name, None) for name in DECISIVE}
-    digest = hashlib.sha256(json.dumps([type(model).__name__, fields]).encode())
-    for name, tensor in sorted(model.state_dict().items()):
+    digest = hashlib.sha256(json.dumps([plain_class(type(model)).__name__, fields]).encode())
+    for name, tensor in sorted((model.state_dict() if state_dict is None else state_dict).items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
@@ -52,7 +59,7 @@ def read_results(source: Any) -> list[dict[str, Any]]:
         if not path.is_file():
             raise FileNotFoundError(f"results: there is no file {path}.")
         try:
-            return read_results(json.loads(path.read_text()))
+            return read_results(json.loads(path.read_text(encoding="utf-8")))
         except json.JSONDecodeError as error:
             raise ValueError(f"results: {path} is not JSON ({error}).") from error
     if isinstance(source, Mapping):
@@ -114,29 +121,66 @@ def results_of_metrics(
     return {"data": data, "dataset": dataset, "subset": subset, "split": split, "simulated": figures}
 
 
-def results_of(model: PreTrainedModel, given: Any, *folders: str | os.PathLike | None) -> list[dict[str, Any]]:
-    """Results of this very network: those given, or else those in one of the folders.
+def results_of(
+    model: PreTrainedModel,
+    given: Any,
+    *folders: str | os.PathLike | None,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+) -> list[dict[str, Any]]:
+    """Results of this very network: those given, or else those in the first of the folders that has some.
+
+    Args:
+        given: as for `read_results`. What says of no network is taken as of this one, and says so from now on.
+        state_dict: as for `network_digest`.
 
     Raises:
         ValueError: those given are of another network.
     """
     if given is not None:
         results = read_results(given)
-        if any(one.get("network_digest", digest) != digest for one in results for digest in [network_digest(model)]):
+        if not results:
+            return []
+        digest = network_digest(model, state_dict)
+        if any(one.get("network_digest", digest) != digest for one in results):
             raise ValueError(
                 "results are of another network than this one: evaluate it again with `spikezip evaluate`."
             )
-        return results
+        return [{"network_digest": digest, **one} for one in results]
     for folder in folders:
-        if folder is None or not (Path(folder) / FILE).is_file():
-            continue
-        try:
-            results = read_results(Path(folder) / FILE)
-        except ValueError:
-            continue  # a file of that name, but not one of ours
-        if all(one.get("network_digest") == network_digest(model) for one in results):
-            return results
+        known = own_results(folder)
+        if known and all("network_digest" in one for one in known):
+            digest = network_digest(model, state_dict)
+            if all(one["network_digest"] == digest for one in known):
+                return known
     return []
+
+
+def own_results(folder: str | os.PathLike | None) -> list[dict[str, Any]] | None:
+    """What the results.json of a folder holds: nothing if there is none, None if it is somebody else's."""
+    path = None if folder is None else Path(folder) / FILE
+    if path is None or not path.is_file():
+        return []
+    try:
+        return read_results(path)
+    except (ValueError, UnicodeDecodeError):
+        return None
+
+
+def check_results_path(path: str | os.PathLike) -> None:
+    """Raise FileExistsError if a results.json that is not ours is there."""
+    path = Path(path)
+    if path.name == FILE and own_results(path.parent) is None:
+        raise FileExistsError(f"results: {path} holds something else: name another file, or move that one away.")
+
+
+def write_results(path: str | os.PathLike, results: Sequence[Mapping[str, Any]]) -> None:
+    """Write results.json.
+
+    Raises:
+        FileExistsError: there is a file of that name which is not ours.
+    """
+    check_results_path(path)
+    write_json(path, results if len(results) > 1 else results[0])
 
 
 def same_data(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 METADATA, DIGEST = "__metadata__", "sha256"
 MAX_HEADER = 100_000_000  # bytes, as in safetensors itself
 # model.safetensors, model-00001-of-00002.safetensors and model.safetensors.index.json, each perhaps of a variant.
-WEIGHTS = re.compile(r"model(?P<a>\.\w+)?(-\d{5}-of-\d{5})?\.safetensors(\.index(?P<b>\.\w+)?\.json)?")
+WEIGHTS = re.compile(r"model(?P<a>\.[^./]+?)?(-\d{5}-of-\d{5})?\.safetensors(\.index(?P<b>\.[^./]+)?\.json)?")
 
 
 class DamagedFile(OSError):

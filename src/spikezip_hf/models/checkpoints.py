@@ -3,12 +3,16 @@
 
 import json
 import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file, logging
 
 from .checkpoint_files import check_seal, moved_in_whole, seal
@@ -26,6 +30,24 @@ PROCESSORS = {"tokenizer_config.json": AutoTokenizer, "preprocessor_config.json"
 def adapted(model: PreTrainedModel) -> bool:
     """Whether transformers has put a PEFT adapter into a model: what it then saves is the adapter alone."""
     return getattr(model, "_hf_peft_config_loaded", False)
+
+
+def plain_class(cls: type) -> Any:
+    """The class of a model as it was written: FSDP 2 makes another one of it, in a module of torch."""
+    name = cls.__name__.removeprefix("FSDP")
+    return next(parent for parent in cls.__mro__ if parent.__name__ == name)
+
+
+def located(source: str) -> str:
+    """A source that stays what it is when the working directory changes."""
+    return os.path.abspath(source) if os.path.isdir(source) else source
+
+
+def copy_code(cls: type, folder: Path) -> None:
+    """Copy the file of a class and its siblings, as transformers does for classes that are not wrapped."""
+    source = str(sys.modules[cls.__module__].__file__)
+    for path in (source, *get_relative_import_files(source)):
+        shutil.copy(path, folder)
 
 
 def find_file(source: str, name: str, **location: Any) -> str | None:
@@ -49,15 +71,19 @@ class CheckpointModel(PreTrainedModel):
         from, was loaded from; None if there is none.
         """
         if self._processing_class is None and self._home is not None and not self._processor_sought:
-            self._processor_sought = True
             source, location = self._home
             try:
                 for name, auto_class in PROCESSORS.items():
                     if find_file(source, name, **location) is not None:
                         self._processing_class = auto_class.from_pretrained(source, **location)
                         break
-            except (OSError, ValueError, ImportError) as error:
-                logger.warning(f"The tokenizer or image processor of {source} cannot be loaded ({error}).")
+                self._processor_sought = True
+            except Exception as error:  # whatever a broken file makes them raise; weights are still to be saved
+                logger.warning(
+                    f"The tokenizer or image processor of {source} cannot be loaded "
+                    f"({type(error).__name__}: {error}), "
+                    "so it is not saved with the model: pass it as processing_class."
+                )
         return self._processing_class
 
     @processing_class.setter
@@ -69,7 +95,15 @@ class CheckpointModel(PreTrainedModel):
         if isinstance(source, CheckpointModel):
             self._processing_class, self._home = source._processing_class, source._home
         elif source.config._name_or_path:
-            self._home = (source.config._name_or_path, {})
+            self._home = (located(source.config._name_or_path), {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy: without the token that the model was loaded with."""
+        state = dict(self.__dict__)
+        if self._home is not None:
+            source, location = self._home
+            state["_home"] = (source, {name: value for name, value in location.items() if name != "token"})
+        return state
 
     @property
     def home_folder(self) -> str | None:
@@ -84,8 +118,9 @@ class CheckpointModel(PreTrainedModel):
             OSError: a file of weights is cut off or altered.
             ValueError: `use_safetensors=False`: nothing is unpickled here.
         """
-        if kwargs.setdefault("use_safetensors", True) is not True:
+        if kwargs.get("use_safetensors") is False:
             raise ValueError("use_safetensors must be True: nothing is unpickled here. Convert the file first.")
+        kwargs["use_safetensors"] = True
         source = pretrained_model_name_or_path and str(pretrained_model_name_or_path)
         location = {key: kwargs[key] for key in LOCATION if kwargs.get(key) is not None}
         try:
@@ -96,7 +131,7 @@ class CheckpointModel(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if source is not None:
             check_weights(source, kwargs.get("variant"), location)
-            model._home = (source, location)
+            model._home = (located(source), location)
         align(model)
         return loaded
 
@@ -127,29 +162,39 @@ class CheckpointModel(PreTrainedModel):
             OSError: the folder cannot be written.
         """
         hub = {name: kwargs.pop(name) for name in HUB if name in kwargs}
-        if not is_main_process or kwargs.get("distributed_checkpoint"):  # others only take part in gathering
+        # Other processes only take part in gathering.
+        if not self.should_save_on_this_rank(is_main_process) or kwargs.get("distributed_checkpoint"):
             return super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         processor = self.processing_class if processing_class is None else processing_class
         with moved_in_whole(save_directory) as aside:
             super().save_pretrained(aside, is_main_process, state_dict, **kwargs)
+            if plain_class(type(self)) is not type(self):
+                copy_code(plain_class(type(self)), aside)
             for path in aside.glob("*.safetensors"):
                 seal(path)
             if processor is not None:
                 processor.save_pretrained(aside)
             if not adapted(self):
-                self.write_card(aside, save_directory, results)
+                self.write_card(aside, save_directory, results, state_dict)
         if push_to_hub:
-            name = hub.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
+            name = hub.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
             saving = {**kwargs, "processing_class": processor, "state_dict": state_dict}
             self.push_to_hub(name, results=results, token=kwargs.get("token"), saving=saving, **hub)
 
-    def write_card(self, folder, destination, results=None) -> None:
+    @classmethod
+    def is_remote_code(cls) -> bool:
+        """Whether transformers copies the code beside what is saved: not of the class that FSDP 2 made."""
+        return plain_class(cls) is cls and super().is_remote_code()
+
+    def write_card(self, folder, destination, results=None, state_dict=None) -> None:
         """Write the model card into `folder`, unless somebody has written another in `destination`."""
         try:
-            from spikezip_hf.hub import write_card
-        except ImportError:
+            from spikezip_hf.hub import save_card
+        except ModuleNotFoundError as error:
+            if error.name != "spikezip_hf":
+                raise
             return  # the class was loaded as remote code: whoever saves it has the card of where it came from
-        write_card(self, folder, destination=destination, results=results)  # type: ignore[arg-type]
+        save_card(self, folder, destination, results, state_dict)  # type: ignore[arg-type]
 
     def push_to_hub(
         self,
@@ -172,14 +217,16 @@ class CheckpointModel(PreTrainedModel):
         """
         if processing_class is not None:
             self.processing_class = processing_class
+        saving = kwargs.pop("saving", None)
         if adapted(self):
             return super().push_to_hub(repo_id, **kwargs)
-        try:
+        try:  # in this form, or transformers would ask for the package where the code was loaded from the Hub
             from spikezip_hf.hub import push_model
-        except ImportError:
-            kwargs.pop("saving", None)
+        except ModuleNotFoundError as error:
+            if error.name != "spikezip_hf":
+                raise
             return super().push_to_hub(repo_id, **kwargs)
-        return push_model(self, repo_id, results=results, **kwargs)  # type: ignore[arg-type]
+        return push_model(self, repo_id, results=results, saving=saving, **kwargs)  # type: ignore[arg-type]
 
 
 ALIGNMENT = 64  # bytes, of memory that torch allocates on a CPU

@@ -8,8 +8,8 @@ from typing import Any
 
 from spikezip_hf.analysis import table
 from spikezip_hf.auto import spiking_class
-from spikezip_hf.files import write_json
 from spikezip_hf.hub import network_digest, write_card
+from spikezip_hf.hub.results import check_results_path, write_results
 from spikezip_hf.loading import is_text, load_network, model_type
 from spikezip_hf.recipes import stage
 from spikezip_hf.recipes.evaluate import EvaluationArguments, check_no_stream, check_writable, measure
@@ -36,7 +36,7 @@ class ConversionArguments(EvaluationArguments):
 def record_of(source: str) -> dict[str, Any] | None:
     """The record of the training that made the network in a folder, if there is one."""
     path = Path(source) / stage.RECORD
-    return json.loads(path.read_text()) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, Any]:
@@ -53,6 +53,7 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
     qann_record = record_of(str(arguments.qann))
     results_path = Path(arguments.results) if arguments.results else folder / "results.json"
     check_writable(results_path)
+    check_results_path(results_path)
     kind = model_type(str(arguments.qann))
     if not kind.startswith("quant_"):
         raise ValueError(f"{arguments.qann} holds a network of type {kind!r}, not a Quant model: train one first.")
@@ -77,12 +78,12 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
         "quantization_levels": qann.config.quantization_levels,
         "weight_bits": qann.config.weight_bits,
         "scale_granularity": qann.config.scale_granularity,
-        "ReLU fine-tuning": record_of(source),
-        "quantization-aware training": qann_record,
+        "ReLU fine-tuning": stage.shareable(record_of(source)),
+        "quantization-aware training": stage.shareable(qann_record),
         "products": str(snn.product_inputs()).split("\n"),
         **measured,
     }
-    write_json(results_path, results)
+    write_results(results_path, [results])
     write_card(snn.cpu(), folder, results=results)
     return {**results, "table": table(results["simulated"])}
 

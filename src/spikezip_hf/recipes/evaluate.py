@@ -12,9 +12,8 @@ from spikezip_hf.analysis import table
 from spikezip_hf.analysis.predictions import predict
 from spikezip_hf.analysis.twins import figures
 from spikezip_hf.auto import spiking_class
-from spikezip_hf.files import write_json
 from spikezip_hf.hub import network_digest, read_results, write_card
-from spikezip_hf.hub.results import FILE, same_data
+from spikezip_hf.hub.results import FILE, check_results_path, same_data, write_results
 from spikezip_hf.loading import class_of, is_text, load_network
 from spikezip_hf.models.configuration_quantization import check_positive_integer
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
@@ -179,8 +178,13 @@ def evaluate(
     if not cls.__name__.endswith(("ForSequenceClassification", "ForImageClassification")):
         raise ValueError(f"{source} holds a {cls.__name__}: only classifiers of texts and images are evaluated here.")
     folder = Path(source) if Path(source).is_dir() else None
-    path = Path(arguments.results) if arguments.results else (folder or Path("outputs") / Path(source).name) / FILE
+    path = (
+        Path(arguments.results)
+        if arguments.results
+        else (folder or Path("outputs") / source.replace("/", "--")) / FILE
+    )
     check_writable(path)
+    check_results_path(path)
     splits = load_data(data, is_text=is_text(kind), needs_training=False)
     model, processor = load_network(source)
     check_labels(splits, model.config, source)
@@ -195,7 +199,7 @@ def evaluate(
         **measure(ordinary, *twins_of(model, arguments.time_steps), splits, processor, data, arguments, tables),
     }
     known = [*others(path, results), results]
-    write_json(path, known if len(known) > 1 else known[0])
+    write_results(path, known)
     if folder is not None:
         write_card(model.cpu(), folder, results=known)
     return {**results, "table": table(results["simulated"]), "written to": str(path), "predictions": str(tables)}

@@ -37,7 +37,7 @@ def read_recipe(path: Path, stage: str) -> dict[str, list[str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"No recipe at {path}.")
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     try:
         # As text, so that each argument is read in its own type: to YAML 1e-4 is a word, and `no` is false.
         recipe, typed = yaml.load(text, yaml.BaseLoader), yaml.safe_load(text)

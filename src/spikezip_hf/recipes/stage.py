@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 import platform
+import re
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,19 +78,40 @@ def last_checkpoint(folder: Path) -> str | None:
     return str(max(found, key=lambda path: int(path.name.partition("-")[2]))) if found else None
 
 
-def without_folders(argument: str) -> str:
-    """An argument of the command line; of a path outside of this folder the name alone, since records are shared."""
-    flag, equals, value = argument.rpartition("=")
-    if not os.path.isabs(value):
-        return argument
-    here = os.path.relpath(value)
-    return f"{flag}{equals}{Path(value).name if here.startswith('..') else here}"
+SECRET = re.compile(r"token|secret|password|key", re.IGNORECASE)
+
+
+def shareable(value: Any) -> Any:
+    """A value of a record that others will see: of a path outside of the working directory, the name alone."""
+    if isinstance(value, Mapping):
+        return {key: "***" if SECRET.search(str(key)) else shareable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [shareable(one) for one in value]
+    if isinstance(value, str) and (os.path.isabs(value) or ".." in Path(value).parts):
+        return Path(value).name
+    return value
+
+
+def shareable_flags(flags: Sequence[str]) -> list[str]:
+    """Flags of a command line, likewise; of a token, nothing."""
+    shown: list[str] = []
+    secret = False
+    for flag in flags:
+        name, equals, value = flag.rpartition("=")
+        if secret and not flag.startswith("-"):
+            shown.append("***")
+        elif equals and SECRET.search(name):
+            shown.append(f"{name}=***")
+        else:
+            shown.append(f"{name}{equals}{shareable(value)}")
+        secret = flag.startswith("-") and not equals and SECRET.search(flag) is not None
+    return shown
 
 
 def provenance() -> dict[str, Any]:
     """Command, versions and hardware of this run."""
     return {
-        "command": shlex.join(["python", *map(without_folders, [os.path.abspath(sys.argv[0]), *sys.argv[1:]])]),
+        "command": shlex.join(["python", Path(sys.argv[0]).name, *shareable_flags(sys.argv[1:])]),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -108,11 +131,11 @@ def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     """
     finished = (folder / RECORD).is_file()
     if finished:
-        found = json.loads((folder / RECORD).read_text())["settings"]
+        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"]
     elif last_checkpoint(folder) is None:
         return False
     elif (folder / SETTINGS).is_file():
-        found = json.loads((folder / SETTINGS).read_text())
+        found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
     else:
         raise ValueError(
             f"{folder} holds checkpoints of a training that was not started here ({SETTINGS} is missing). Name "
