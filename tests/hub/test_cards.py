@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 import yaml
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData, constants
 from transformers import AutoModel, ViTModel
 
 from spikezip_hf import QuantViTForImageClassification, QuantViTModel
@@ -506,17 +506,14 @@ def test_no_path_of_this_machine_is_told(network, where, tmp_path, monkeypatch):
         assert "base_model" not in metadata((tmp_path / name / "README.md").read_text())
 
 
-def test_an_id_on_the_hub_is_told(monkeypatch):
-    """If its config was downloaded: outputs/ann may be an id as well as somebody's folder."""
+def test_an_id_on_the_hub_is_told(monkeypatch, tmp_path):
+    """If it was downloaded: outputs/ann may be an id as well as somebody's folder."""
     ann = make_ann()
     ann.config._name_or_path = "org/ordinary"
     assert QuantViTForImageClassification.from_ann(ann).config.source_model is None
-    monkeypatch.setattr(
-        "spikezip_hf.conversion.ann.try_to_load_from_cache", lambda name, file: f"/cache/{name}/{file}"
-    )
-    ann.config._name_or_path = "org/ordinary"
-    qann = QuantViTForImageClassification.from_ann(ann)
-    assert qann.config.source_model == "org/ordinary"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    (tmp_path / "models--org--ordinary" / "snapshots").mkdir(parents=True)
+    assert QuantViTForImageClassification.from_ann(ann).config.source_model == "org/ordinary"
 
 
 # The network is not run

@@ -3,8 +3,9 @@
 import copy
 import os
 import re
+from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants
 from torch import nn
 from transformers import (
     BertForSequenceClassification,
@@ -100,7 +101,7 @@ def is_hub_id(name: str) -> bool:
     """Whether a model's `_name_or_path` is surely an id on the Hub, by the cache, and not somebody's folder."""
     if os.path.isdir(name) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
         return False
-    return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    return Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots").is_dir()
 
 
 def check_activations(ann: PreTrainedModel, replace: bool) -> None:

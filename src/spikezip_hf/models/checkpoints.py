@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -36,6 +37,16 @@ def plain_class(cls: type) -> Any:
     """The class of a model as it was written: FSDP 2 makes another one of it, in a module of torch."""
     name = cls.__name__.removeprefix("FSDP")
     return next(parent for parent in cls.__mro__ if parent.__name__ == name)
+
+
+def only_snapshot(repo_id: str) -> str | None:
+    """The commit of a Hub id of which the cache holds one alone: the one that a model was loaded from.
+
+    A model does not know its revision, and another one's tokenizer or image processor might give other answers.
+    """
+    snapshots = Path(constants.HF_HUB_CACHE, f"models--{repo_id.replace('/', '--')}", "snapshots")
+    commits = os.listdir(snapshots) if repo_id and snapshots.is_dir() else []
+    return commits[0] if len(commits) == 1 else None
 
 
 def located(source: str) -> str:
@@ -94,8 +105,10 @@ class CheckpointModel(PreTrainedModel):
         """Have the processor of another model, which this one is made from."""
         if isinstance(source, CheckpointModel):
             self._processing_class, self._home = source._processing_class, source._home
-        elif source.config._name_or_path:
+        elif os.path.isdir(source.config._name_or_path):
             self._home = (located(source.config._name_or_path), {})
+        elif commit := only_snapshot(source.config._name_or_path):
+            self._home = (source.config._name_or_path, {"revision": commit})
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickle and copy: without the token that the model was loaded with."""
