@@ -213,3 +213,14 @@ def test_weights_without_a_digest_are_not_called_whole(tmp_path):
     path = tmp_path / "q" / "model.safetensors"
     save_file(load_file(path), path, metadata={"format": "pt"})
     assert "unknown" in checkpoints.describe(str(tmp_path / "q"))[0]["weights"]
+
+
+def test_a_local_card_of_somebody_is_pushed_as_it_is(hub, tmp_path):
+    make_qann().save_pretrained(tmp_path / "q")
+    index = "model-index:\n- name: x\n  results:\n  - task: {type: t}\n    metrics: [{type: accuracy, value: 0.5}]\n"
+    (tmp_path / "q" / "README.md").write_text(f"---\nlicense: mit\n{index}---\nMy words\n")
+    checkpoints.push(tmp_path / "q", REPO)
+    card = hub.files(REPO)["README.md"].decode()
+    assert "model-index" in card
+    assert card.endswith("My words\n")
+    assert "spikezip-tf" in card

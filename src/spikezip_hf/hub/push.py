@@ -95,6 +95,8 @@ def merged_card(path: Path, theirs: Path | None, tags: Sequence[str], where: str
             return None
         if NOTICE not in card.content and card.text.strip():
             return tagged(theirs, [*(ours.data.tags or []), *tags])
+    if NOTICE not in ours.content:
+        return tagged(path, tags)
     kept = {} if theirs is None else kept_metadata(card)
     ours.data.tags = list(dict.fromkeys([*(ours.data.tags or []), *kept.pop("tags", []), *tags]))
     for key, value in kept.items():
@@ -146,9 +148,8 @@ def push_folder(
             push came between) or the connection was cut off (ConnectionError), and no commit was made.
     """
     folder = Path(folder)
-    files = {
-        name: folder / name for name in files_to_push(folder) if name not in exclude
-    }  # before anything is created
+    # Before anything is created there:
+    files = {name: folder / name for name in files_to_push(folder) if name not in exclude}
     files |= {path.name: path for path in (Path(overlay).iterdir() if overlay is not None else ())}
     api = HfApi(token=token)
     try:

@@ -36,7 +36,7 @@ def adapted(model: PreTrainedModel) -> bool:
 def plain_class(cls: type) -> Any:
     """The class of a model as it was written: FSDP 2 makes another one of it, in a module of torch."""
     name = cls.__name__.removeprefix("FSDP")
-    return next(parent for parent in cls.__mro__ if parent.__name__ == name)
+    return next((parent for parent in cls.__mro__ if parent.__name__ == name), cls)
 
 
 def only_snapshot(repo_id: str) -> str | None:
