@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from spikezip_hf.auto import MODELS
+from spikezip_hf.conversion.ann import SOURCES
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 
 CLASSES = {cls.__name__: cls for by_auto_class in MODELS.values() for cls in by_auto_class.values()}
@@ -28,12 +29,19 @@ def model_type(source: str, revision: str | None = None) -> str:
             f"No network at {source}: there is no such folder, and it is no Hub id. Name another, or run the stage "
             "before this one with the same recipe."
         )
+    folder = Path(source)
+    if folder.is_dir() and not any((folder / name).is_file() for name in ("config.json", "adapter_config.json")):
+        raise FileNotFoundError(f"{source} holds no network: it has no config.json. Name a folder that has one.")
     try:
         return AutoConfig.from_pretrained(source, revision=revision).model_type
     except OSError as error:
-        if Path(source).is_dir():
+        if folder.is_dir():
             raise
-        raise OSError(f"No network at {source}: there is no such folder here, and on the Hub: {error}") from error
+        where = source if revision is None else f"{source}, revision {revision}"
+        reason = " ".join(str(error).split()).partition(". ")[0]
+        raise OSError(
+            f"No network at {where}: there is no such folder here, and as a Hub id it cannot be loaded ({reason})."
+        ) from error
 
 
 def is_text(kind: str) -> bool:
@@ -65,9 +73,12 @@ def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrai
     """
     kind = model_type(source, revision=revision)
     if not kind.startswith(("quant_", "spike_")):
+        architectures = AutoConfig.from_pretrained(source, revision=revision).architectures or []
+        fitting = [quant.__name__ for quant, ordinary in SOURCES.items() if ordinary.__name__ in architectures]
         raise ValueError(
             f"{source} holds an ordinary network of type {kind!r}, neither a Quant nor a Spike model: quantize it "
-            "with Quant....from_ann(ann) or `spikezip train`."
+            f"with {fitting[0] if fitting else 'the from_ann of a Quant class'}"
+            f"{'.from_ann(ann)' if fitting else ''} or `spikezip train`."
         )
     config = AutoConfig.from_pretrained(source, revision=revision)
     name = (config.architectures or [""])[0]

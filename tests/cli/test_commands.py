@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, ViTImageProcessor
 from typer.testing import CliRunner
 
+import spikezip_hf
 from spikezip_hf import (
     QuantBertForSequenceClassification,
     SpikeBertForSequenceClassification,
@@ -365,15 +366,15 @@ def test_verify_takes_all_there_is(here):
 
 @each_network
 def test_too_few_time_steps_are_not_exact(here, network):
-    result = run("verify", f"{network}/snn", "--time-steps", 3, "--samples", 4, status=1)
+    result = run("verify", f"{network}/snn", "--time-steps", 3, "--samples", 4, status=3)
     assert result.stdout.startswith("not exact: 4 of 4 samples not at equilibrium after 3 steps")
     assert "error" not in result.stderr
-    found = answer("verify", f"{network}/snn", "--time-steps", 3, "--samples", 4, status=1)
+    found = answer("verify", f"{network}/snn", "--time-steps", 3, "--samples", 4, status=3)
     assert (found["exact"], found["equilibrium_step"], found["time_steps"]) == (False, [-1] * 4, 3)
 
 
 def test_another_quantized_network_is_no_twin(here):
-    found = answer("verify", "bert/snn", "--qann", "bert/other", "--samples", 4, status=1)
+    found = answer("verify", "bert/snn", "--qann", "bert/other", "--samples", 4, status=3)
     assert found["exact"] is False
     assert found["threshold_mismatches"] or found["mismatches"]
 
@@ -516,7 +517,12 @@ def test_other_data_is_appended_and_the_same_replaced(work):
     assert "**more**, test split" in card
     told = answer("info", "bert/snn")["evaluations"]
     assert [(one["data"], one["samples"]) for one in told] == [("texts", 16), ("more", 10)]
-    run(*evaluate, "--data-dir", "texts", "--simulate", 6)
+    before = contents(work / "bert")
+    assert "holds figures of 16 samples, and 6 would replace them" in complaint(
+        run(*evaluate, "--data-dir", "texts", "--simulate", 6, status=1)
+    )
+    assert contents(work / "bert") == before
+    run(*evaluate, "--data-dir", "texts", "--simulate", 6, "--overwrite")
     found = read("bert/snn/results.json")
     assert [(one["data"], one["simulated"]["samples"]) for one in found] == [("more", 10), ("texts", 6)]
 
@@ -595,6 +601,8 @@ def test_sigint_to_a_process(work):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # Where the suite runs in the background, a shell has had it ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     end = time.monotonic() + 60
     while len(parts(work)) < 6 and process.poll() is None and time.monotonic() < end:
@@ -775,3 +783,24 @@ def test_a_flag_goes_to_the_stages_that_know_it(recipe):
     assert (record["settings"]["max_steps"], record["settings"]["quantization_levels"]) == (1, 16)
     assert json.loads(Path("out/ann/training.json").read_text())["settings"]["max_steps"] == 1
     assert json.loads(Path("out/snn/results.json").read_text())["quantization_levels"] == 16
+
+
+def test_version():
+    assert run("--version").stdout == f"{spikezip_hf.__version__}\n"
+
+
+def test_an_ordinary_network_is_told_its_class(work):
+    make_text_ann("bert").save_pretrained("ordinary")
+    assert "QuantBertForSequenceClassification.from_ann(ann)" in complaint(run("info", "ordinary", status=1))
+
+
+def test_a_folder_of_another_network_is_not_filled_up(work):
+    before = contents(work / "vit")
+    assert "vit/snn holds another network" in complaint(run("convert", "bert/qann", "vit/snn", status=1))
+    assert contents(work / "vit") == before
+
+
+def test_which_data(work):
+    assert "No data" in complaint(run("evaluate", "bert/snn", status=1))
+    both = ["--data-dir", "texts", "--dataset", "org/texts"]
+    assert "name two data sets" in complaint(run("evaluate", "bert/snn", *both, status=1))

@@ -49,7 +49,7 @@ def test_push_with_options(hub, work):
     flags = ["--private", "--revision", "dev", "--message", "first", "--tag", "mine", "--tag", "more"]
     said = answer("push", "snn", REPO, *flags)
     commit = hub.commits(REPO, "dev")[-1]
-    assert said == {"url": f"{hub.endpoint}/{REPO}", "commit": commit.sha, "pull_request": None}
+    assert said == {"url": f"{hub.endpoint}/{REPO}/tree/dev", "commit": commit.sha, "pull_request": None}
     assert commit.title == "first"
     assert hub.repos[REPO].private
     assert names(hub) == set()

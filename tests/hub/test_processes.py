@@ -39,10 +39,8 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param("copies", marks=pytest.mark.slow), pytest.param("fsdp1", marks=pytest.mark.slow), "fsdp2"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["copies", "fsdp1", "fsdp2"])
 def test_saved_by_two_processes(kind, tmp_path):
     # Results lie there, whose digest is to be compared: of the whole network, which no process has.
     (tmp_path / "model").mkdir()

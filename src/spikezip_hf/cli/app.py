@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from spikezip_hf import __version__
 from spikezip_hf.cli.report import AsJson, guarded, only_json, say
 
 app = typer.Typer(
@@ -19,11 +20,29 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="Folder or Hub id of a checkpoint.", metavar="MODEL")]
 Dataset = Annotated[str | None, typer.Option(help="Hub id of a data set.")]
 Subset = Annotated[str | None, typer.Option(help="Subset (configuration) of it.")]
-DataDir = Annotated[str | None, typer.Option(help="Folder of a data set, instead.")]
+DataDir = Annotated[str | None, typer.Option(help="Folder of a data set, instead; or one inside SPIKEZIP_DATA.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column of the texts, if not found by itself.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the images, if not found by itself.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels, if not found by itself.")]
 MaxLength = Annotated[int, typer.Option(help="Most tokens of a text; the rest is cut off.")]
+
+
+NOT_EXACT = 3  # exit status of verify; 1 is an error, 2 a wrong option
+
+
+def print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version, and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 def example(text: str) -> str:
@@ -125,7 +144,7 @@ def verify(
     time_steps: Annotated[int | None, typer.Option(help="Most time-steps; the model's own by default.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prove, neuron by neuron, that a spiking network equals its quantized twin. Exits with 1 if it does not.
+    """Prove, neuron by neuron, that a spiking network equals its quantized twin. Exits with 3 if it does not.
 
     Without data, the inputs are drawn at random.
     """
@@ -136,7 +155,7 @@ def verify(
         answer = verify(model, qann, data, samples, batch_size, time_steps)
     say(answer, as_json, f"{answer['certificate']} ({answer['inputs']})")
     if not answer["exact"]:
-        raise typer.Exit(1)
+        raise typer.Exit(NOT_EXACT)
 
 
 @app.command(
@@ -163,18 +182,23 @@ def evaluate(
     predictions: Annotated[
         str | None, typer.Option(help="Folder of every sample's predictions, if elsewhere; a cut-off run goes on.")
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace figures of more samples of the same data, too.")
+    ] = False,
     use_cpu: Annotated[bool, typer.Option("--use-cpu", help="Use no accelerator, though there is one.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a Quant or Spike model on a test set: accuracy at each T and at equilibrium, T_eq, spikes, certificate.
 
-    Writes results.json beside the checkpoint, and its model card anew. A run that was cut off goes on when the same
-    command is given again.
+    Writes results.json beside the checkpoint, or for a Hub id to outputs/, and the model card anew. A run that was cut
+    off goes on when the same command is given again.
     """
     from spikezip_hf.recipes.evaluate import EvaluationArguments, evaluate
     from spikezip_hf.recipes.inputs import DataArguments
 
     data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    if dataset is None and data_dir is None:
+        raise ValueError("No data: give --dataset (a Hub id) or --data-dir (a folder, or one inside SPIKEZIP_DATA).")
     arguments = EvaluationArguments(
         results=results,
         time_steps=time_steps,
@@ -183,11 +207,14 @@ def evaluate(
         batch_size=batch_size,
         use_cpu=use_cpu,
         predictions=predictions,
+        overwrite=overwrite,
     )
     with only_json(as_json):
         answer = evaluate(model, DataArguments(**data), arguments, ann=ann)
-    text = answer.pop("table")
-    say(answer, as_json, f"{text}\n\nwritten to {answer['written to']}")
+    text, whole = answer.pop("table"), answer["accuracy on the whole split"]
+    accuracies = ", ".join(f"{name} {whole[name]:.2%}" for name in ("ANN", "QANN") if name in whole)
+    lines = [text, f"accuracy on all {whole['samples']} samples: {accuracies}", f"written to {answer['written to']}"]
+    say(answer, as_json, "\n\n".join(lines))
 
 
 @app.command(epilog=example("spikezip card outputs/snn --license apache-2.0 --language en"))
@@ -216,7 +243,7 @@ def card(
 @guarded
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder of a checkpoint.")],
-    repo_id: Annotated[str, typer.Argument(help="Where to: organisation/name.")],
+    repo_id: Annotated[str, typer.Argument(help="Where to: organisation/name; a name alone is in your own account.")],
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to push to; it is created if need be.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
@@ -258,7 +285,13 @@ def info(
 
 
 def data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length) -> dict[str, Any]:
-    """Fields of `recipes.inputs.DataArguments`."""
+    """Fields of `recipes.inputs.DataArguments`.
+
+    Raises:
+        ValueError: two data sets are named.
+    """
+    if dataset is not None and data_dir is not None:
+        raise ValueError("--dataset and --data-dir name two data sets: give one.")
     return {
         "dataset": dataset,
         "dataset_subset": subset,

@@ -35,7 +35,10 @@ def convert(qann: str, output: Path, **fields: Any) -> None:
     if output.resolve() == Path(qann).resolve():
         raise ValueError(f"output is {output}, the quantized network itself: name another folder.")
     quantized = load_twin(qann, QuantPreTrainedModel)
-    spiking_class(type(quantized)).from_quantized(quantized, **fields).save_pretrained(output)
+    cls = spiking_class(type(quantized))
+    if (output / "config.json").is_file() and class_of(str(output))[0] is not cls:
+        raise ValueError(f"output: {output} holds another network, whose files would stay: name another folder.")
+    cls.from_quantized(quantized, **fields).save_pretrained(output)
 
 
 def random_batches(model: TwinPreTrainedModel, samples: int, size: int) -> list[dict[str, torch.Tensor]]:
@@ -139,7 +142,9 @@ def push(folder: Path, repo_id: str, tags: Sequence[str] = (), **options: Any) -
     with tempfile.TemporaryDirectory() as aside:
         write_card(model, aside, destination=folder, name=repo_id.rpartition("/")[2], repo_id=repo_id)
         commit = push_folder(folder, repo_id, overlay=aside, exclude=stale, tags=[*tags_of(model), *tags], **options)
-    return {"url": str(commit.repo_url), "commit": commit.oid, "pull_request": commit.pr_url}
+    revision = options.get("revision")
+    url = str(commit.repo_url) + (f"/tree/{revision}" if revision else "")
+    return {"url": url, "commit": commit.oid, "pull_request": commit.pr_url}
 
 
 def describe(source: str, revision: str | None = None) -> tuple[dict[str, Any], str]:
@@ -175,7 +180,7 @@ def describe(source: str, revision: str | None = None) -> tuple[dict[str, Any], 
             "firing_schedule": config.firing_schedule,
             "firing_window": config.firing_window,
         }
-    answer["evaluations"] = evaluations(source, revision, model if local else None)
+    answer["evaluations"] = evaluations(source, revision, model if local else None, getattr(config, "time_steps", 0))
     lines = [f"{key}: {value}" for key, value in answer.items() if key not in ("evaluations", "node_names")]
     for one in answer["evaluations"]:
         lines.append(f"{one['data']}, {one['split']} split: {one['certificate']}")
@@ -193,7 +198,9 @@ def whole_weights(folder: Path) -> str:
     return "whole, as they were written" if all(sealed) else "without a digest: whether they were altered is unknown"
 
 
-def evaluations(source: str, revision: str | None, model: TwinPreTrainedModel | None) -> list[dict[str, Any]]:
+def evaluations(
+    source: str, revision: str | None, model: TwinPreTrainedModel | None, time_steps: int
+) -> list[dict[str, Any]]:
     """What is on record of a checkpoint's answers; of a local one, only if it is of these very weights."""
     path = find_file(source, FILE, **({} if revision is None else {"revision": revision}))
     if path is None:
@@ -211,7 +218,7 @@ def evaluations(source: str, revision: str | None, model: TwinPreTrainedModel | 
             "split": one["split"],
             "samples": one["simulated"]["samples"],
             "certificate": one["simulated"].get("certificate", "none on record"),
-            "equilibrium": equilibrium_line(one["simulated"], one["simulated"].get("T", 0)),
+            "equilibrium": equilibrium_line(one["simulated"], time_steps),
             "accuracy": {
                 row["network"] if row["T"] == "-" else f"SNN, T = {row['T']}": row["accuracy"]
                 for row in one["simulated"]["rows"]

@@ -53,7 +53,9 @@ def guarded(command: Callable) -> Callable:
             typer.echo(f"error: {one_line(error)}", err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interruption:
-            typer.echo("\nInterrupted; nothing is left half-written.", err=True)
+            typer.echo(
+                "\nInterrupted; nothing is left half-written. The same command again goes on where it can.", err=True
+            )
             raise typer.Exit(130) from interruption
 
     return run

@@ -64,7 +64,8 @@ class Certificate:
             reasons.append(f"thresholds differ at {', '.join(self.threshold_mismatches)}")
         if reached < samples:
             reasons.append(
-                f"{samples - reached} of {samples} samples not at equilibrium after {self.time_steps} steps"
+                f"{samples - reached} of {samples} samples not at equilibrium after {self.time_steps} steps "
+                "(they may need more: raise time_steps)"
             )
         if self.mismatches:
             node, count = next(iter(self.mismatches.items()))

@@ -48,6 +48,7 @@ class EvaluationArguments:
         default=None, metadata={"help": "Test samples to simulate, evenly spread. Default: all."}
     )
     batch_size: int = field(default=16, metadata={"help": "Samples simulated at once."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace figures of more samples of the same data, too."})
     use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator, though there is one."})
 
     def __post_init__(self):
@@ -143,9 +144,7 @@ def measure(
     whole = {name: share_right(found[name]) for name in ("ANN", "QANN") if name in found}
     shown = {name: (table if name == "SNN" else table.select(chosen))[:] for name, table in found.items()}
     return {
-        "data": data_name(data),
-        "dataset": data.hub_id(),
-        "subset": data.dataset_subset if data.hub_id() else None,
+        **about_data(data),
         "split": reported_split(splits),
         "accuracy on the whole split": {"samples": len(test), **whole},
         "simulated": figures(shown, arguments.report_time_steps, arguments.time_steps),
@@ -192,6 +191,8 @@ def evaluate(
     if ordinary is not None:
         check_labels(splits, ordinary.config, str(ann))
     digest = network_digest(model)
+    if not arguments.overwrite:
+        check_no_loss(path, digest, splits, data, arguments.simulate)
     tables = arguments.tables(path, data, digest)
     results = {
         **stage.provenance(),
@@ -203,6 +204,26 @@ def evaluate(
     if folder is not None:
         write_card(model.cpu(), folder, results=known)
     return {**results, "table": table(results["simulated"]), "written to": str(path), "predictions": str(tables)}
+
+
+def check_no_loss(path: Path, digest: str, splits, data: DataArguments, simulate: int | None) -> None:
+    """Raise ValueError if figures of this network on the same data, of more samples, would be replaced."""
+    split = reported_split(splits)
+    samples = min(simulate or len(splits[split]), len(splits[split]))
+    asked = {**about_data(data), "split": split}
+    for one in read_results(path) if path.is_file() else []:
+        known = one["simulated"]["samples"]
+        if one.get("network_digest") == digest and same_data(one, asked) and known > samples:
+            raise ValueError(
+                f"simulate: {path} holds figures of {known} samples, and {samples} would replace them: write these "
+                "elsewhere (results), or say overwrite."
+            )
+
+
+def about_data(data: DataArguments) -> dict[str, Any]:
+    """Which data results are of, but for the split."""
+    hub_id = data.hub_id()
+    return {"data": data_name(data), "dataset": hub_id, "subset": data.dataset_subset if hub_id else None}
 
 
 def others(path: Path, results: dict[str, Any]) -> list[dict[str, Any]]:
