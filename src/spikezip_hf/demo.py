@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+import typer
 
 try:
     from transformers import (
@@ -178,7 +179,7 @@ def run(output: Path, seed: int = 0, levels: int = 32) -> dict:
 
 
 def announce(line: str) -> None:
-    print(f"\n{line}", flush=True)  # noqa: T201
+    typer.echo(f"\n{line}")
 
 
 def written(output: Path) -> str:

@@ -491,7 +491,9 @@ def test_evaluate_some_samples_only(work):
 def test_too_few_time_steps_are_told(work):
     found = answer("evaluate", "vit/snn", "--data-dir", "images", "--time-steps", 3, "--report-time-steps", 2)
     assert found["simulated"]["exact"] is False
-    assert found["simulated"]["certificate"] == "not exact: 12 of 12 samples not at equilibrium after 3 steps"
+    assert found["simulated"]["certificate"] == (
+        "not exact: 12 of 12 samples not at equilibrium after 3 steps (they may need more: raise time_steps)"
+    )
     assert [key for key in accuracies(found) if key[0] == "SNN"] == [("SNN", 2), ("SNN", 3)]
     assert "Certificate: not exact" in Path("vit/snn/README.md").read_text()
 

@@ -8,6 +8,7 @@ import torch
 from transformers.utils.logging import tqdm
 
 from spikezip_hf.analysis.answers import answers
+from spikezip_hf.conversion.certificate import exact_text, missed_text
 from spikezip_hf.models.modeling_quantization import eval_mode
 
 
@@ -107,16 +108,12 @@ def figures(tables: Mapping[str, Mapping[str, Sequence]], steps: Sequence[int], 
 
 def certificate_of(equilibrium_step: torch.Tensor, exact: torch.Tensor, max_steps: int) -> str:
     """In words, whether samples reached equilibrium, with all levels and logits of the quantized network."""
-    samples = len(exact)
     if bool(exact.all()):
-        last = int(equilibrium_step.max())
-        return f"exact: {samples} of {samples} samples at equilibrium by step {last}, all levels and logits equal"
-    missed, different = equilibrium_step < 0, (equilibrium_step > 0) & ~exact
-    reasons = []
-    if bool(missed.any()):
-        reasons.append(f"{int(missed.sum())} of {samples} samples not at equilibrium after {max_steps} steps")
-    if bool(different.any()):
-        reasons.append(f"levels, thresholds or logits of {int(different.sum())} of {samples} differ")
+        return exact_text(equilibrium_step)
+    reasons = missed_text(equilibrium_step, max_steps)
+    different = int(((equilibrium_step > 0) & ~exact).sum())
+    if different:
+        reasons.append(f"levels, thresholds or logits of {different} of {len(exact)} differ")
     return "not exact: " + "; ".join(reasons)
 
 

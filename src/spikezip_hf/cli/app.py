@@ -207,10 +207,9 @@ def evaluate(
         batch_size=batch_size,
         use_cpu=use_cpu,
         predictions=predictions,
-        overwrite=overwrite,
     )
     with only_json(as_json):
-        answer = evaluate(model, DataArguments(**data), arguments, ann=ann)
+        answer = evaluate(model, DataArguments(**data), arguments, ann=ann, overwrite=overwrite)
     text, whole = answer.pop("table"), answer["accuracy on the whole split"]
     accuracies = ", ".join(f"{name} {whole[name]:.2%}" for name in ("ANN", "QANN") if name in whole)
     lines = [text, f"accuracy on all {whole['samples']} samples: {accuracies}", f"written to {answer['written to']}"]

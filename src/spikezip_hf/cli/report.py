@@ -15,7 +15,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, 
 
 def say(answer: dict[str, Any], as_json: bool, text: str) -> None:
     """Print the answer of a command."""
-    print(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else text)  # noqa: T201
+    typer.echo(json.dumps(answer, indent=2, ensure_ascii=False) if as_json else text)
 
 
 @contextlib.contextmanager

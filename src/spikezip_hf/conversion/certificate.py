@@ -54,25 +54,35 @@ class Certificate:
         )
 
     def __str__(self) -> str:
-        samples = len(self.equilibrium_step)
-        reached = int((self.equilibrium_step > 0).sum())
         if self.exact:
-            last = int(self.equilibrium_step.max())
-            return f"exact: {samples} of {samples} samples at equilibrium by step {last}, all levels and logits equal"
+            return exact_text(self.equilibrium_step)
         reasons = []
         if self.threshold_mismatches:
             reasons.append(f"thresholds differ at {', '.join(self.threshold_mismatches)}")
-        if reached < samples:
-            reasons.append(
-                f"{samples - reached} of {samples} samples not at equilibrium after {self.time_steps} steps "
-                "(they may need more: raise time_steps)"
-            )
+        reasons += missed_text(self.equilibrium_step, self.time_steps)
         if self.mismatches:
             node, count = next(iter(self.mismatches.items()))
             reasons.append(f"levels differ at {len(self.mismatches)} nodes, first at {node} ({count} neurons)")
         if not self.logits_equal:
             reasons.append(f"logits differ by up to {self.max_logit_difference:.3g}")
         return "not exact: " + "; ".join(reasons)
+
+
+def exact_text(equilibrium_step: torch.Tensor) -> str:
+    """What is said of samples that are all exact."""
+    samples, last = len(equilibrium_step), int(equilibrium_step.max())
+    return f"exact: {samples} of {samples} samples at equilibrium by step {last}, all levels and logits equal"
+
+
+def missed_text(equilibrium_step: torch.Tensor, time_steps: int) -> list[str]:
+    """What is said of samples that did not reach equilibrium, if there are any."""
+    samples, missed = len(equilibrium_step), int((equilibrium_step < 0).sum())
+    if not missed:
+        return []
+    return [
+        f"{missed} of {samples} samples not at equilibrium after {time_steps} steps (they may need more: raise "
+        "time_steps)"
+    ]
 
 
 def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps: int | None = None) -> Certificate:

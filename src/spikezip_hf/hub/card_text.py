@@ -34,9 +34,7 @@ def facts(model: TwinPreTrainedModel, report: ProductReport) -> dict[str, str]:
     weights = str(model.dtype).removeprefix("torch.")
     if config.weight_bits:
         weights = f"{config.weight_bits} bits, one scale for each output channel (stored as {weights})"
-    operators: dict[str, int] = {}
-    for kind in report.operators.values():
-        operators[kind] = operators.get(kind, 0) + 1
+    where = "on accumulated potentials" if is_spiking(model) else "in floating point"
     told = {
         "Class": f"`{plain_class(type(model)).__name__}`",
         "Made from": f"`{config.source_model}`" if config.source_model else "unknown",
@@ -46,9 +44,7 @@ def facts(model: TwinPreTrainedModel, report: ProductReport) -> dict[str, str]:
         "Weights": weights,
         "Activation nodes": str(len(model.nodes)),
         "Products with analog input": ", ".join(f"`{name}`" for name in report.analog) or "none",
-        "Operators on accumulated potentials" if is_spiking(model) else "Operators in floating point": ", ".join(
-            f"{count} {kind}" for kind, count in operators.items()
-        ),
+        f"Operators {where}": report.operator_counts,
     }
     if is_spiking(model):
         window = config.firing_window or config.quantization_levels // 2

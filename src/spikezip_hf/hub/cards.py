@@ -218,6 +218,7 @@ def save_card(
     destination: str | os.PathLike,
     results: Any,
     state_dict: Mapping[str, torch.Tensor] | None,
+    **fields: Any,
 ) -> None:
     """`write_card` for `save_pretrained`, which no card that cannot be read keeps from saving weights."""
     there = Path(destination) / CARD
@@ -227,4 +228,6 @@ def save_card(
         except ValueError as error:
             logger.warning(f"{error} It stays as it is.")
             return
-    write_card(model, folder, destination=destination, results=results, state_dict=state_dict, same_network=False)
+    write_card(
+        model, folder, destination=destination, results=results, state_dict=state_dict, same_network=False, **fields
+    )

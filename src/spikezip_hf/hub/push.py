@@ -20,7 +20,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
 from transformers.utils import logging
 
-from spikezip_hf.hub.cards import CARD, NOTICE, kept_metadata, read_card, write_card
+from spikezip_hf.hub.cards import CARD, NOTICE, kept_metadata, read_card
 from spikezip_hf.hub.results import FILE, own_results
 from spikezip_hf.models.checkpoint_files import check_seal, outdated_weights
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
@@ -202,6 +202,7 @@ def push_model(
     tags = [tags] if isinstance(tags, str) else list(tags or [])
     tags += [tag for tag in model.model_tags or [] if tag not in tags]
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder, results=results, **{"max_shard_size": max_shard_size, **(saving or {})})
-        write_card(model, folder, results=results, name=repo_id.rpartition("/")[2], repo_id=repo_id)
+        saving = {"max_shard_size": max_shard_size, **(saving or {})}
+        card = {"name": repo_id.rpartition("/")[2], "repo_id": repo_id, **(saving.pop("card", None) or {})}
+        model.save_pretrained(folder, results=results, card=card, **saving)
         return push_folder(folder, repo_id, tags=tags, **{k: v for k, v in options.items() if v is not None})

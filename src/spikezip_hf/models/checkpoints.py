@@ -157,6 +157,7 @@ class CheckpointModel(PreTrainedModel):
         *,
         processing_class: Any = None,
         results: Mapping | Sequence[Mapping] | None = None,
+        card: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Save all that others need: sealed weights, config, code, tokenizer or image processor, and a model card.
@@ -169,6 +170,7 @@ class CheckpointModel(PreTrainedModel):
             processing_class: tokenizer or image processor; `self.processing_class` by default.
             results: for the card, what `spikezip evaluate` or a recipe wrote, or its path; by default the results.json
                 in the folder, or in the one that the model was loaded from, if it is of these very weights.
+            card: metadata for the card that nobody can know from the model: `license`, `language`, `name`, ...
             others: as for `PreTrainedModel.save_pretrained`; with `push_to_hub`, as for `self.push_to_hub`, too.
 
         Raises:
@@ -188,10 +190,10 @@ class CheckpointModel(PreTrainedModel):
             if processor is not None:
                 processor.save_pretrained(aside)
             if not adapted(self):
-                self.write_card(aside, save_directory, results, state_dict)
+                self.write_card(aside, save_directory, results, state_dict, **(card or {}))
         if push_to_hub:
             name = hub.pop("repo_id", os.path.basename(os.path.abspath(save_directory)))
-            saving = {**kwargs, "processing_class": processor, "state_dict": state_dict}
+            saving = {**kwargs, "processing_class": processor, "state_dict": state_dict, "card": card}
             self.push_to_hub(name, results=results, token=kwargs.get("token"), saving=saving, **hub)
 
     @classmethod
@@ -199,7 +201,7 @@ class CheckpointModel(PreTrainedModel):
         """Whether transformers copies the code beside what is saved: not of the class that FSDP 2 made."""
         return plain_class(cls) is cls and super().is_remote_code()
 
-    def write_card(self, folder, destination, results=None, state_dict=None) -> None:
+    def write_card(self, folder, destination, results=None, state_dict=None, **fields) -> None:
         """Write the model card into `folder`, unless somebody has written another in `destination`."""
         try:
             from spikezip_hf.hub import save_card
@@ -207,7 +209,7 @@ class CheckpointModel(PreTrainedModel):
             if error.name != "spikezip_hf":
                 raise
             return  # the class was loaded as remote code: whoever saves it has the card of where it came from
-        save_card(self, folder, destination, results, state_dict)  # type: ignore[arg-type]
+        save_card(self, folder, destination, results, state_dict, **fields)  # type: ignore[arg-type]
 
     def push_to_hub(
         self,

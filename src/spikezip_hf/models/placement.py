@@ -29,19 +29,21 @@ class ProductReport:
         """Names of the products with an analog side. The paper's claim is that there are none behind the input."""
         return [name for name, sides in self.products.items() if ANALOG in sides]
 
+    @property
+    def operator_counts(self) -> str:
+        """How many operators of each kind there are: "6 Softmax, 12 LayerNorm"."""
+        kinds = list(self.operators.values())
+        return ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "none"
+
     def __str__(self) -> str:
         kinds: dict[tuple[str, str], int] = {}
         for sides in self.products.values():
             kinds[sides] = kinds.get(sides, 0) + 1
-        operators: dict[str, int] = {}
-        for kind in self.operators.values():
-            operators[kind] = operators.get(kind, 0) + 1
         lines = [
             f"{len(self.products)} products: "
             + ", ".join(f"{count} {left} x {right}" for (left, right), count in kinds.items()),
             "analog input: " + (", ".join(self.analog) or "none"),
-            "operators on accumulated potentials: "
-            + (", ".join(f"{count} {kind}" for kind, count in operators.items()) or "none"),
+            f"operators on accumulated potentials: {self.operator_counts}",
         ]
         return "\n".join(lines)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from spikezip_hf.analysis import table
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.hub import network_digest, write_card
@@ -101,7 +103,7 @@ def convert_and_print(arguments: ConversionArguments, data: DataArguments) -> No
     """Convert, and print the table."""
     results = convert(arguments, data)
     whole = results["accuracy on the whole split"]
-    print(  # noqa: T201
+    typer.echo(
         f"{results['table']}\n\n"
         f"accuracy on all {whole['samples']} samples: ANN {whole['ANN']:.2%}, QANN {whole['QANN']:.2%}"
     )

@@ -48,7 +48,6 @@ class EvaluationArguments:
         default=None, metadata={"help": "Test samples to simulate, evenly spread. Default: all."}
     )
     batch_size: int = field(default=16, metadata={"help": "Samples simulated at once."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace figures of more samples of the same data, too."})
     use_cpu: bool = field(default=False, metadata={"help": "Do not use an accelerator, though there is one."})
 
     def __post_init__(self):
@@ -157,13 +156,18 @@ def share_right(table) -> float:
 
 
 def evaluate(
-    source: str, data: DataArguments, arguments: EvaluationArguments, ann: str | None = None
+    source: str,
+    data: DataArguments,
+    arguments: EvaluationArguments,
+    ann: str | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Evaluate a Quant or Spike checkpoint, and its twin with it; write results, and the card in its folder anew.
 
     Args:
         source: folder or Hub id of the checkpoint.
         ann: folder or Hub id of the ordinary network, to have beside it.
+        overwrite: replace figures of more samples of the same data, too.
 
     Returns:
         The results, with a "table" for people beside what is written.
@@ -191,7 +195,7 @@ def evaluate(
     if ordinary is not None:
         check_labels(splits, ordinary.config, str(ann))
     digest = network_digest(model)
-    if not arguments.overwrite:
+    if not overwrite:
         check_no_loss(path, digest, splits, data, arguments.simulate)
     tables = arguments.tables(path, data, digest)
     results = {
