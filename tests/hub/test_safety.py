@@ -224,3 +224,16 @@ def test_a_local_card_of_somebody_is_pushed_as_it_is(hub, tmp_path):
     assert "model-index" in card
     assert card.endswith("My words\n")
     assert "spikezip-tf" in card
+
+
+def test_what_is_told_for_the_card(hub, tmp_path):
+    qann = make_qann()
+    qann.save_pretrained(tmp_path / "q", card={"license": "mit", "name": "a-name"})
+    assert "license: mit" in (tmp_path / "q" / "README.md").read_text()
+    assert "# a-name\n" in (tmp_path / "q" / "README.md").read_text()
+    qann.save_pretrained(tmp_path / "q", push_to_hub=True, repo_id=REPO, card={"language": "en"})
+    card = hub.files(REPO)["README.md"].decode()
+    assert "language: en" in card
+    assert "# name\n" in card  # that of the repository
+    qann.push_to_hub("org/other", card={"license": "mit"})
+    assert "license: mit" in hub.files("org/other")["README.md"].decode()

@@ -217,13 +217,14 @@ class CheckpointModel(PreTrainedModel):
         *,
         processing_class: Any = None,
         results: Mapping | Sequence[Mapping] | None = None,
+        card: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
         """Push all that `save_pretrained` saves, in one commit: it is there whole, or what was there before is.
 
         Args:
             repo_id: where to, "organisation/name".
-            processing_class, results: see `save_pretrained`.
+            processing_class, results, card: see `save_pretrained`.
             others: `commit_message`, `commit_description`, `private`, `token`, `revision` (a branch), `create_pr`,
                 `max_shard_size`, `tags`, as for `PreTrainedModel.push_to_hub`.
 
@@ -232,7 +233,7 @@ class CheckpointModel(PreTrainedModel):
         """
         if processing_class is not None:
             self.processing_class = processing_class
-        saving = kwargs.pop("saving", None)
+        saving = {"card": card, **kwargs.pop("saving", {})}
         if adapted(self):
             return super().push_to_hub(repo_id, **kwargs)
         try:  # in this form, or transformers would ask for the package where the code was loaded from the Hub
