@@ -2,7 +2,7 @@
 """The configuration fields that all architectures share, and their checks."""
 
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import ClassVar
 
 from .quantization import level_bounds
@@ -13,10 +13,12 @@ GRANULARITIES = ("per_tensor", "per_channel", "mixed")
 FIRING_SCHEDULES = ("synchronous", "layerwise")
 NODE_PLACEMENTS = ("full", "reference")
 HEAD_ACTIVATIONS = ("relu", "tanh")
+STOPS = ("equilibrium", "never", "confidence")
 # Fields of a spiking model's output beside its logits: Trainer, pipelines and evaluate want these and nothing else.
 RECORDS = [
     "logits_per_step",
     "equilibrium_step",
+    "decision_step",
     "spike_counts",
     "neuron_counts",
     "hidden_states",
@@ -36,7 +38,32 @@ def check_choice(name: str, value: object, choices: tuple) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}.")
 
 
-SPIKING_FIELDS = ("time_steps", "max_spikes_per_step", "firing_schedule", "firing_window")
+def check_stop(stop: object, confidence_threshold: object) -> None:
+    """Raises ValueError, naming the field, unless a simulation can be stopped like this."""
+    check_choice("stop", stop, STOPS)
+    if stop == "confidence" and confidence_threshold is None:
+        raise ValueError(
+            'stop="confidence" needs confidence_threshold: the lead of the largest logit at which to stop. '
+            "`spikezip_hf.analysis.confidence` calibrates one on held-out data."
+        )
+    if confidence_threshold is None:
+        return
+    number = isinstance(confidence_threshold, Real) and not isinstance(confidence_threshold, bool)
+    if not number or not 0.0 < confidence_threshold < float("inf"):
+        raise ValueError(f"confidence_threshold must be a number above 0, got {confidence_threshold!r}.")
+    if stop != "confidence":
+        raise ValueError(f'confidence_threshold is for stop="confidence", and stop is {stop!r}.')
+
+
+SPIKING_FIELDS = (
+    "time_steps",
+    "max_spikes_per_step",
+    "firing_schedule",
+    "firing_window",
+    "stop",
+    "confidence_threshold",
+    "chunk_steps",
+)
 # Fields that say what a trained network computes: to load it with others would make another network of it.
 NETWORK_FIELDS = ("quantization_levels", "scale_granularity", "weight_bits", "node_placement", "head_act")
 
@@ -136,16 +163,27 @@ class SpikeFields(QuantizationFields):
         firing_schedule: when nodes may fire. "synchronous": all from the first step (the paper). "layerwise": those
             of layer l after step l * firing_window. The fixed point is the same.
         firing_window: steps between layers of the layerwise schedule; None for quantization_levels / 2.
+        stop: when a simulation ends. "equilibrium": when every sample is proven to be there, or at T. "never": at T.
+            "confidence": a sample is done as soon as its largest logit leads the next by `confidence_threshold`; its
+            answer may be another than the quantized network's then.
+        confidence_threshold: that lead, in units of logits; calibrate it on held-out data.
+        chunk_steps: most steps computed at once; None to choose by memory. Results do not depend on it.
     """
 
     time_steps: int = 64
     max_spikes_per_step: int = 1
     firing_schedule: str = "synchronous"
     firing_window: int | None = None
+    stop: str = "equilibrium"
+    confidence_threshold: float | None = None
+    chunk_steps: int | None = None
 
     def check_fields(self) -> None:
         super().check_fields()
         check_positive_integer("time_steps", self.time_steps)
+        check_stop(self.stop, self.confidence_threshold)
+        if self.chunk_steps is not None:
+            check_positive_integer("chunk_steps", self.chunk_steps)
         check_positive_integer("max_spikes_per_step", self.max_spikes_per_step)
         check_choice("firing_schedule", self.firing_schedule, FIRING_SCHEDULES)
         if self.firing_window is not None:

@@ -7,6 +7,8 @@
 | `CumulativeEngine` | values accumulated up to a step, steps as rows    | exact simulation, in chunks of T |
 | `EventEngine`      | what changes in one step: spikes, Eq. 4 and Eq. 5 | the paper to the letter          |
 
+In inference the first two hand on `Rows`, which know the levels behind a value; in training tensors are plain ones.
+
 The primitives: `encode` (input to current), `static` (a constant current), `linear` (an affine module), `matmul` (both
 operands dynamic), `apply` (softmax, LayerNorm), `fire` (an activation node). Residual additions are `+`. A network of
 sequences says with `attend` which positions hold tokens: the others, padding, never fire and are never counted.
@@ -18,9 +20,10 @@ batch to the next and there is nothing to reset.
 import torch
 from torch import nn
 
-from .neurons import pending_spikes, track
+from .neurons import fire, pending_spikes
 from .operators import SESA, SPIKE_FORMS, MatMul, SpikeOperator
 from .quantization import LSQQuantizer
+from .rows import Rows, Timeline, unwrap
 
 
 class QuantEngine:
@@ -80,8 +83,8 @@ class QuantEngine:
         """A current that no spike changes (position embedding, class token, attention mask): (1, ...) or (B, ...)."""
         return current
 
-    def linear(self, module: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        return module(x)
+    def linear(self, module: nn.Module, x):
+        return module(x if isinstance(x, Rows) or not in_inference(module) else Rows(x))
 
     def matmul(self, product: MatMul, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return product(a, b)
@@ -90,11 +93,32 @@ class QuantEngine:
         return operator(x)
 
     def fire(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor:
-        return self.emit(node, self.silence_padding(current))
+        return self.emit(node, unwrap(self.silence_padding(current)))
 
-    def emit(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor:
-        """What the node makes of the current that reaches it."""
-        return node(current)
+    def emit(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor | Rows:
+        """What the node makes of the current that reaches it: its levels in inference, else values."""
+        if not in_inference(node):
+            return node(current)
+        levels = node.quantize(current).to(node.level_dtype)
+        return hand_on(node, levels, current.dtype, node(current) if torch.is_grad_enabled() else None)
+
+
+def in_inference(module: nn.Module) -> bool:
+    """Whether what travels are Rows. Not in a compiled graph: it rounds in its own way whatever it is given."""
+    return not (module.training or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
+def hand_on(node: LSQQuantizer, levels: torch.Tensor, dtype: torch.dtype, values=None, timeline=None) -> Rows:
+    """Levels as what follows a node gets them: values are made of them where they are asked for.
+
+    Args:
+        dtype: of the values.
+        values: the values, if they are there already.
+    """
+    peak = max(-node.min_level, node.max_level)
+    rows = Rows(integers=levels, scale=node.threshold(dtype), peak=peak, dtype=dtype, timeline=timeline)
+    rows._values = values
+    return rows
 
 
 class RecordingEngine(QuantEngine):
@@ -104,8 +128,9 @@ class RecordingEngine(QuantEngine):
         self.levels: dict[str, torch.Tensor] = {}
 
     def emit(self, node, current):
-        self.levels[node.name] = node.quantize(current).to(node.level_dtype)
-        return super().emit(node, current)
+        emitted = super().emit(node, current)
+        self.levels[node.name] = emitted.integers
+        return emitted
 
 
 class SpikingEngine(QuantEngine):
@@ -119,16 +144,14 @@ class SpikingEngine(QuantEngine):
         first_firing_step: {node name: first step, from 1, at which the node may fire}; 1 where not given.
 
     Attributes:
-        increments: whether tensors are changes of one step (to be summed over steps) or accumulated already.
         step: steps done before the running chunk; `chunk` steps are in it.
+        samples: (L,) int64, on the CPU, the samples that the running chunk simulates, in order; None for all.
         tracers: {node name: (B, ...) integer levels S_t}, in network order.
-        spike_counts: {node name: (B,) int64 spikes so far}; a spike of size m counts m.
+        spike_counts: (B, nodes) int64 spikes so far; a spike of size m counts m. A number before the first chunk.
         last_activity: (B,) int64, last step in which the sample's input changed or one of its neurons fired.
-        settled: (B,) bool, whether after the running step every tracer equals its target.
-        undefined: {node name: bool scalar}, whether NaN reached the node in the running chunk.
+        settled: (B,) bool, whether after the last step that it was simulated in every tracer equals its target.
+        firing: {node name: (counts, at_target, undefined)} of the running chunk, as in `neurons.Firing`.
     """
-
-    increments = False
 
     def __init__(
         self,
@@ -139,22 +162,30 @@ class SpikingEngine(QuantEngine):
         first_firing_step: dict[str, int] | None = None,
     ):
         self.batch_size = batch_size
+        self.device = device
         self.input_steps = input_steps
         self.max_spikes_per_step = max_spikes_per_step
         self.first_firing_step = first_firing_step or {}
         self.step = 0
         self.chunk = 0
+        self.samples: torch.Tensor | None = None
         self.tracers: dict[str, torch.Tensor] = {}
-        self.spike_counts: dict[str, torch.Tensor] = {}
+        self.spike_counts: torch.Tensor | int = 0
         self.last_activity = torch.full((batch_size,), input_steps, dtype=torch.int64, device=device)
         self.settled = torch.zeros(batch_size, dtype=torch.bool, device=device)
-        self.undefined: dict[str, torch.Tensor] = {}
+        self.firing: dict[str, tuple] = {}
 
-    def advance(self, steps: int) -> None:
-        """Begin the next chunk, of at most `steps` steps."""
+    def advance(self, steps: int, samples: torch.Tensor | None = None) -> None:
+        """Begin the next chunk, of at most `steps` steps, with these samples; None for all."""
         self.step += self.chunk
         self.chunk = steps
-        self.settled = torch.ones_like(self.settled)
+        self.samples = samples
+        self.firing = {}
+
+    @property
+    def num_samples(self) -> int:
+        """L, how many samples the running chunk simulates."""
+        return self.batch_size if self.samples is None else len(self.samples)
 
     @property
     def input_finished(self) -> bool:
@@ -170,71 +201,136 @@ class SpikingEngine(QuantEngine):
         """Most spikes a step of this node; more than L - 1 can never be asked of it."""
         return min(self.max_spikes_per_step, node.levels - 1)
 
-    def check_defined(self) -> None:
-        """Raise if NaN reached a node: an integer level cannot carry it on, and the answer would look sound."""
-        if bool(torch.stack(list(self.undefined.values())).any()):
-            name = next(name for name, undefined in self.undefined.items() if bool(undefined))
+    def accumulated(self, readout, before: torch.Tensor | None, every_step: bool) -> torch.Tensor:
+        """What the network gave in the running chunk, accumulated up to its steps.
+
+        Args:
+            readout: its output.
+            before: (B, ...) accumulated before the chunk; None before the first.
+            every_step: up to each step and not up to the last one alone.
+
+        Returns:
+            (chunk or 1, L, ...).
+        """
+        raise NotImplementedError
+
+    def chosen(self, x: torch.Tensor) -> torch.Tensor:
+        """Those of (B, ...) that the running chunk simulates."""
+        return x if self.samples is None else x[self.samples.to(x.device)]
+
+    def conclude(self, steps_counted: torch.Tensor | None = None) -> None:
+        """End the running chunk: note what its neurons did.
+
+        Args:
+            steps_counted: (L,) steps of the chunk that count, for each sample; None for all.
+
+        Raises:
+            FloatingPointError: NaN reached a node: an integer level cannot carry it on, and the answer would look
+                sound. The message names the node.
+        """
+        everything = slice(None) if self.samples is None else self.samples.to(self.device)
+        counts = torch.stack([counts for counts, _, _ in self.firing.values()], -1)  # (chunk, L, nodes)
+        undefined = [bool(undefined) for _, _, undefined in self.firing.values()]
+        if any(undefined):
+            name = list(self.firing)[undefined.index(True)]
             raise FloatingPointError(
                 f"The input of {name} is not a number. Look for NaN or infinity among the weights, or for an overflow "
                 "if the model is in float16."
             )
-
-    def record(self, node: LSQQuantizer, current: torch.Tensor, spikes: torch.Tensor, at_target: torch.Tensor) -> None:
-        """Note what a node did in the running chunk.
-
-        Args:
-            current: its input, rows.
-            spikes: (steps, B, ...).
-            at_target: (B, ...), whether its last tracers are at their targets.
-        """
-        self.undefined[node.name] = current.isnan().any()
-        counts = spikes.flatten(2).abs().sum(-1, dtype=torch.int64)
-        self.spike_counts[node.name] = self.spike_counts.get(node.name, 0) + counts.sum(0)
-        steps = torch.arange(1, self.chunk + 1, device=counts.device) + self.step
-        last_spike = torch.where(counts > 0, steps[:, None], 0).amax(0)
-        self.last_activity = torch.maximum(self.last_activity, last_spike)
-        self.settled &= at_target.flatten(1).all(1)
+        steps = torch.arange(1, self.chunk + 1, device=self.device)
+        if steps_counted is not None:
+            counts = counts * (steps[:, None] <= steps_counted)[..., None]
+        if isinstance(self.spike_counts, int):
+            self.spike_counts = counts.new_zeros(self.batch_size, counts.shape[-1])
+        self.spike_counts[everything] += counts.sum(0)
+        active = torch.where(counts.any(-1), steps[:, None] + self.step, 0).amax(0)
+        self.last_activity[everything] = torch.maximum(self.last_activity[everything], active)
+        at_target = torch.stack([at_target for _, at_target, _ in self.firing.values()])
+        self.settled[everything] = at_target.all(0)
 
 
 class CumulativeEngine(SpikingEngine):
-    """Tensors are accumulated values, (steps * B, ...), step by step: row t*B + b is sample b after step t.
+    """Tensors are accumulated values, (rows, ...), a row for each step and sample at which something changed.
 
     Because an ST-BIF+ neuron tracks its quantizer, every operator but the neuron may act on accumulated values with no
-    memory of its own, and the steps of a chunk are rows of one product. Only `fire` goes through time.
+    memory of its own, and the steps of a chunk are rows of one product. Only `fire` goes through time. A row that is
+    the same as one step earlier is not there: see `Timeline`. On a GPU all are, as looking for such rows would have
+    every node wait for the device.
     """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self.currents: dict[str, torch.Tensor] = {}  # of static inputs: the same at every step
         self.accumulated_input: torch.Tensor | None = None
 
-    def token_rows(self):
-        return None if self.tokens is None else self.rows(self.tokens)
+    def advance(self, steps, samples=None):
+        super().advance(steps, samples)
+        self.constant = Timeline.constant(steps, self.num_samples)
 
-    def rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Repeat (B, ...) for each step of the chunk."""
-        return x if self.chunk == 1 else x.repeat(self.chunk, *(1,) * (x.dim() - 1))
+    def rows(self, x: torch.Tensor | Rows) -> Rows:
+        """What stays the same at all steps, (L, ...), as rows."""
+        return x if isinstance(x, Rows) else Rows(x, timeline=self.constant)
 
     def encode(self, module, inputs, per_step=False):
         if not per_step:
-            # Computed on B rows as in the QANN, then repeated: a static current is the same at every step.
-            return self.rows(module(inputs))
+            # Computed on B rows as in the QANN, once.
+            if module.name not in self.currents:
+                self.currents[module.name] = module(inputs)
+            return self.rows(self.chosen(self.currents[module.name]))
         if self.accumulated_input is None:
             self.accumulated_input = accumulate(inputs)
-        frames = torch.arange(self.step, self.step + self.chunk, device=inputs.device).clamp_max(self.input_steps - 1)
-        return module(self.accumulated_input[:, frames].transpose(0, 1).flatten(0, 1).contiguous())
+        arrives = torch.arange(self.step, self.step + self.chunk) < self.input_steps
+        arrives[0] = True
+        frames = torch.arange(self.step, self.step + self.chunk)[arrives].clamp_max(self.input_steps - 1)
+        accumulated = self.chosen(self.accumulated_input)[:, frames.to(inputs.device)]
+        timeline = Timeline(arrives[:, None].expand(-1, self.num_samples))
+        return Rows(module(accumulated.transpose(0, 1).flatten(0, 1).contiguous()), timeline=timeline)
 
     def static(self, current):
-        return self.rows(current) if current.shape[0] == self.batch_size else current
+        return self.rows(self.chosen(current)) if current.shape[0] == self.batch_size else current
 
-    def emit(self, node, current):
-        target = node.quantize(current).to(node.level_dtype).unflatten(0, (self.chunk, self.batch_size))
-        start = self.tracers.get(node.name)
-        if start is None:
-            start = torch.zeros_like(target[0])
-        levels = track(target, start, self.graded(node), self.closed_steps(node))
-        self.record(node, current, levels.diff(dim=0, prepend=start[None]), levels[-1] == target[-1])
-        self.tracers[node.name] = levels[-1].clone()  # a view would keep the whole chunk alive
-        return node.dequantize(levels.flatten(0, 1), current.dtype)
+    def first_token(self, x):
+        if self.tokens is None:
+            return x[:, 0]
+        first = self.chosen(self.tokens).int().argmax(1)
+        of_row = x.timeline.changed.nonzero()[:, 1].to(first.device)
+        rows = torch.arange(x.shape[0], device=first.device)
+        return x.reshaped(lambda values: values[rows, first[of_row]])
+
+    def fire(self, node, current):
+        current = self.rows(current)
+        if node.name not in self.tracers:
+            shape = (self.batch_size, *current.shape[1:])
+            self.tracers[node.name] = torch.zeros(shape, dtype=node.level_dtype, device=current.device)
+        tokens = None if self.tokens is None or current.dim() < 3 else self.chosen(self.tokens).to(current.device)
+        tracer = self.chosen(self.tracers[node.name])
+        levels, *report = fire(node, current, tracer, tokens, self.graded(node), self.closed_steps(node))
+        self.firing[node.name] = tuple(report)
+        if self.samples is None:
+            self.tracers[node.name].copy_(levels[-1])
+        else:
+            self.tracers[node.name][self.samples.to(current.device)] = levels[-1]
+        timeline, levels = self.moved(levels, report[0])
+        return hand_on(node, levels, current.dtype, timeline=timeline)
+
+    def moved(self, levels: torch.Tensor, counts: torch.Tensor) -> tuple[Timeline, torch.Tensor]:
+        """The timeline on which levels (chunk, L, ...) move, and their rows on it."""
+        if levels.device.type == "cpu":
+            changed = counts > 0
+            changed[0] = True
+        else:
+            changed = torch.ones(counts.shape, dtype=torch.bool)
+        rows = levels.flatten(0, 1)
+        timeline = Timeline(changed)
+        if timeline.num_rows < len(rows):
+            leading = bool(changed.flatten()[: timeline.num_rows].all())
+            rows = rows[: timeline.num_rows] if leading else rows[changed.flatten()]
+        return timeline, rows
+
+    def accumulated(self, readout, before, every_step):
+        readout = self.rows(readout)
+        index = readout.timeline.index[0 if every_step else -1 :]
+        return readout.values[index.to(readout.device)]
 
 
 class EventEngine(SpikingEngine):
@@ -244,16 +340,14 @@ class EventEngine(SpikingEngine):
     drift by rounding, by nature of this form: it is the oracle in float64, and it counts operations.
     """
 
-    increments = True
-
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.membranes: dict[str, torch.Tensor] = {}
         self.products: dict[str, SESA] = {}
         self.operators: dict[str, SpikeOperator] = {}
 
-    def advance(self, steps):
-        super().advance(1)
+    def advance(self, steps, samples=None):
+        super().advance(1)  # all samples: its state is in many places
 
     @property
     def first_step(self) -> bool:
@@ -292,8 +386,13 @@ class EventEngine(SpikingEngine):
 
         self.membranes[node.name] = membrane - threshold * spikes
         self.tracers[node.name] = (tracer + spikes).to(node.level_dtype)
-        self.record(node, current, spikes[None], spikes == pending)
+        counts = spikes.flatten(1).abs().sum(-1, dtype=torch.int64)[None]
+        at_target = (spikes == pending).flatten(1).all(1)
+        self.firing[node.name] = counts, at_target, current.isnan().any()
         return node.dequantize(spikes, current.dtype)
+
+    def accumulated(self, readout, before, every_step):
+        return (readout if before is None else before + readout)[None]
 
 
 def accumulate(frames: torch.Tensor) -> torch.Tensor:

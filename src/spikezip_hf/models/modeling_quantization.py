@@ -9,17 +9,16 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput, logging
 
 from .checkpoints import CheckpointModel, adapted
-from .configuration_quantization import check_choice, check_positive_integer, derive_config
+from .configuration_quantization import STOPS, check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .operators import Conv2d, Linear
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
-from .simulation import DEFAULT_CHUNK_STEPS, Trajectory, closed_form, confirm_levels, simulate
+from .simulation import Trajectory, closed_form, confirm_levels, default_chunk_steps, plain, simulate
 
 logger = logging.get_logger(__name__)
 
 EXECUTIONS = ("cumulative", "event", "equilibrium")
-STOPS = ("equilibrium", "never")
 
 
 @contextmanager
@@ -338,6 +337,16 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         """A spiking model has no training mode (no dropout to turn on): stays in eval mode."""
         return super().train(False)
 
+    def row_bytes(self, inputs: torch.Tensor) -> int:
+        """Bytes of the largest tensor that a pass makes for one step of one sample of `inputs`."""
+        config, positions = self.config, self.positions_of(inputs)
+        widest = max(config.intermediate_size, config.hidden_size, config.num_attention_heads * positions)
+        return positions * widest * max(4, self.dtype.itemsize)
+
+    def positions_of(self, inputs: torch.Tensor) -> int:
+        """N, positions of the sequences that the network makes of `inputs`."""
+        raise NotImplementedError
+
     @torch.no_grad()
     def run(
         self,
@@ -347,7 +356,8 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         time_steps: int | None = None,
         output_time_steps: bool = False,
         execution: str = "cumulative",
-        stop: str = "equilibrium",
+        stop: str | None = None,
+        confidence_threshold: float | None = None,
         chunk_steps: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -360,18 +370,25 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             input_steps: F, steps over which it arrives.
             time_steps and what follows: see forward.
         """
-        time_steps = self.config.time_steps if time_steps is None else time_steps
-        chunk_steps = DEFAULT_CHUNK_STEPS if chunk_steps is None else chunk_steps
+        config = self.config
+        time_steps = config.time_steps if time_steps is None else time_steps
+        stop = config.stop if stop is None else stop
+        if confidence_threshold is None and stop == config.stop:
+            confidence_threshold = config.confidence_threshold
+        chunk_steps = config.chunk_steps if chunk_steps is None else chunk_steps
         check_positive_integer("time_steps", time_steps)
-        check_positive_integer("chunk_steps", chunk_steps)
+        if chunk_steps is not None:
+            check_positive_integer("chunk_steps", chunk_steps)
         check_choice("execution", execution, EXECUTIONS)
-        check_choice("stop", stop, STOPS)
+        check_stop(stop, confidence_threshold)
         flags = self.output_flags(output_hidden_states, output_attentions)
         if execution == "event" and any(flags):
             raise ValueError(
                 'output_hidden_states and output_attentions need another execution than "event", whose tensors are '
                 "changes of one step and not states."
             )
+        if stop == "confidence":
+            self.check_confidence(execution, flags)
         if input_steps > time_steps:
             raise ValueError(f"The input has {input_steps} steps, more than time_steps={time_steps}: raise it.")
         if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
@@ -385,21 +402,39 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             inputs.shape[0],
             inputs.device,
             input_steps=input_steps,
-            max_spikes_per_step=self.config.max_spikes_per_step,
-            first_firing_step={node.name: self.config.first_firing_step(node.stage) for node in self.nodes},
+            max_spikes_per_step=config.max_spikes_per_step,
+            first_firing_step={node.name: config.first_firing_step(node.stage) for node in self.nodes},
         )
+        if chunk_steps is None:
+            chunk_steps = default_chunk_steps(inputs.shape[0], self.row_bytes(inputs), inputs.device)
         run = simulate(
             lambda engine: network(engine, *flags),
             self.readout,
             engine,
             time_steps=time_steps,
             chunk_steps=chunk_steps,
-            stop_at_equilibrium=stop == "equilibrium",
+            stop=stop,
             keep_steps=output_time_steps,
+            confidence_threshold=confidence_threshold,
         )
         if execution == "event":
             confirm_levels(network, run)
         return run
+
+    def check_confidence(self, execution: str, flags: tuple[bool, bool]) -> None:
+        """Raise ValueError unless stopping on confidence makes sense for this model and these arguments."""
+        if execution == "equilibrium":
+            raise ValueError('stop="confidence" needs a simulation: execution="equilibrium" has no time steps.')
+        if any(flags):
+            raise ValueError(
+                'output_hidden_states and output_attentions are those of the last step, and with stop="confidence" '
+                "samples have different ones: leave them out, or stop otherwise."
+            )
+        if self.readout != "logits" or self.config.num_labels < 2 or "ForToken" in type(self).__name__:
+            raise ValueError(
+                f'stop="confidence" waits for one class of a sample to be ahead, and {type(self).__name__} with '
+                f"{self.config.num_labels} label(s) has no classes of samples: use stop=\"equilibrium\"."
+            )
 
     def refuse_backward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`, with an error for whoever asks for its gradient."""

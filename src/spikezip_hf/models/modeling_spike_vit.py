@@ -21,7 +21,7 @@ from .layers import SelfAttentionCore, activation_node, drop_path
 from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
 from .operators import Conv2d, LayerNorm, Linear, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
-from .simulation import Trajectory
+from .simulation import Trajectory, plain
 
 
 def pair(size) -> tuple[int, int]:
@@ -62,7 +62,7 @@ class ViTEmbeddings(nn.Module):
 
     def forward(self, pixel_values, engine):
         patches = self.patch_embeddings(pixel_values, engine)
-        class_token = engine.static(self.cls_token).expand(patches.shape[0], -1, -1)
+        class_token = engine.static(self.cls_token.expand(pixel_values.shape[0], -1, -1))
         tokens = torch.cat((class_token, patches), dim=1) + engine.static(self.position_embeddings)
         return self.dropout(tokens)
 
@@ -216,11 +216,15 @@ class QuantViTModel(QuantPreTrainedModel, ViTNetwork):
             engine: what the tensors mean; given by a model around this one, or to observe the nodes.
         """
         pixel_values = self.prepare(pixel_values)
-        return self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
+        outputs = self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
+        return plain(outputs) if engine is None else outputs
 
 
 class SpikeViTPreTrainedModel(SpikePreTrainedModel, ViTPreTrainedModel):
     """Simulation of a ViT, with or without a head."""
+
+    def positions_of(self, inputs):
+        return self.base_model.embeddings.position_embeddings.shape[1]
 
     def trajectory(self, pixel_values: torch.Tensor | None = None, **arguments) -> Trajectory:
         """Simulate; `arguments` are those of `SpikePreTrainedModel.run`."""
@@ -243,7 +247,8 @@ class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
         time_steps: int | None = None,
         output_time_steps: bool = False,
         execution: str = "cumulative",
-        stop: str = "equilibrium",
+        stop: str | None = None,
+        confidence_threshold: float | None = None,
         chunk_steps: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -262,6 +267,7 @@ class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
             output_time_steps=output_time_steps,
             execution=execution,
             stop=stop,
+            confidence_threshold=confidence_threshold,
             chunk_steps=chunk_steps,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
@@ -327,7 +333,7 @@ class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork)
             engine: what the tensors mean; given to observe the nodes.
         """
         pixel_values = self.prepare(pixel_values)
-        outputs = self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
+        outputs = plain(self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions))
         if labels is not None:
             outputs.loss = self.loss_function(labels, outputs.logits, self.config)
         return outputs
@@ -349,7 +355,8 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
         time_steps: int | None = None,
         output_time_steps: bool = False,
         execution: str = "cumulative",
-        stop: str = "equilibrium",
+        stop: str | None = None,
+        confidence_threshold: float | None = None,
         chunk_steps: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -364,8 +371,11 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
             output_time_steps: also return `logits_per_step`.
             execution: "cumulative", exact and fast; "event", the paper's operators step by step, which round
                 differently in float32; "equilibrium", the final logits in one pass and no simulation.
-            stop: "equilibrium" to end when every sample is proven to have got there; "never" to run all T steps.
-            chunk_steps: steps computed at once (1 = streaming); spikes do not depend on it, memory and speed do.
+            stop: "equilibrium" to end when every sample is proven to have got there; "never" to run all T steps;
+                "confidence" to be done with a sample as soon as its largest logit leads the next by
+                `confidence_threshold`, whatever the quantized network would say in the end. The config's by default.
+            chunk_steps: steps computed at once (1 = streaming); spikes do not depend on it, memory and speed do. By
+                default as many as fit a tensor of 16 MiB on a CPU, 256 MiB on a GPU.
             output_hidden_states, output_attentions: return those of the last step.
 
         Raises:
@@ -378,6 +388,7 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
             output_time_steps=output_time_steps,
             execution=execution,
             stop=stop,
+            confidence_threshold=confidence_threshold,
             chunk_steps=chunk_steps,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,

@@ -20,7 +20,7 @@ from .engines import QuantEngine
 from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel
 from .operators import Linear, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
-from .simulation import Trajectory
+from .simulation import Trajectory, plain
 from .text_network import TextInputs, TextNetwork, TextPreTrainedModel
 
 
@@ -55,11 +55,15 @@ class QuantTextModel(QuantPreTrainedModel, TextNetwork):
             ValueError: inputs that the network cannot take; the message names the argument.
         """
         text = self.prepare(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        return self.network(text, self.checked_engine(engine), output_hidden_states, output_attentions)
+        outputs = self.network(text, self.checked_engine(engine), output_hidden_states, output_attentions)
+        return plain(outputs) if engine is None else outputs
 
 
 class SpikeTextPreTrainedModel(SpikePreTrainedModel, TextPreTrainedModel):
     """Simulation of a text encoder, with or without a head."""
+
+    def positions_of(self, inputs):
+        return inputs.shape[1]
 
     def trajectory(
         self,
@@ -91,7 +95,8 @@ class SpikeTextModel(SpikeTextPreTrainedModel, TextNetwork):
         time_steps: int | None = None,
         output_time_steps: bool = False,
         execution: str = "cumulative",
-        stop: str = "equilibrium",
+        stop: str | None = None,
+        confidence_threshold: float | None = None,
         chunk_steps: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -115,6 +120,7 @@ class SpikeTextModel(SpikeTextPreTrainedModel, TextNetwork):
             output_time_steps=output_time_steps,
             execution=execution,
             stop=stop,
+            confidence_threshold=confidence_threshold,
             chunk_steps=chunk_steps,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
@@ -225,7 +231,7 @@ class QuantTextClassifier(QuantPreTrainedModel, TextClassifierNetwork):
             ValueError: inputs that the network cannot take; the message names the argument.
         """
         text = self.prepare(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
-        outputs = self.network(text, self.checked_engine(engine), output_hidden_states, output_attentions)
+        outputs = plain(self.network(text, self.checked_engine(engine), output_hidden_states, output_attentions))
         if labels is not None:
             outputs.loss = self.loss(outputs.logits, labels)
         return outputs
@@ -248,7 +254,8 @@ class SpikeTextClassifier(SpikeTextPreTrainedModel, TextClassifierNetwork):
         time_steps: int | None = None,
         output_time_steps: bool = False,
         execution: str = "cumulative",
-        stop: str = "equilibrium",
+        stop: str | None = None,
+        confidence_threshold: float | None = None,
         chunk_steps: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
@@ -262,8 +269,11 @@ class SpikeTextClassifier(SpikeTextPreTrainedModel, TextClassifierNetwork):
             output_time_steps: also return `logits_per_step`.
             execution: "cumulative", exact and fast; "event", the paper's operators step by step, which round
                 differently in float32; "equilibrium", the final logits in one pass and no simulation.
-            stop: "equilibrium" to end when every sample is proven to have got there; "never" to run all T steps.
-            chunk_steps: steps computed at once (1 = streaming); spikes do not depend on it, memory and speed do.
+            stop: "equilibrium" to end when every sample is proven to have got there; "never" to run all T steps;
+                "confidence" to be done with a sample as soon as its largest logit leads the next by
+                `confidence_threshold`, whatever the quantized network would say in the end. The config's by default.
+            chunk_steps: steps computed at once (1 = streaming); spikes do not depend on it, memory and speed do. By
+                default as many as fit a tensor of 16 MiB on a CPU, 256 MiB on a GPU.
             output_hidden_states, output_attentions: return those of the last step.
 
         Raises:
@@ -280,6 +290,7 @@ class SpikeTextClassifier(SpikeTextPreTrainedModel, TextClassifierNetwork):
             output_time_steps=output_time_steps,
             execution=execution,
             stop=stop,
+            confidence_threshold=confidence_threshold,
             chunk_steps=chunk_steps,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,

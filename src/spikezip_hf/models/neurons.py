@@ -14,7 +14,93 @@ S > Q(U): the neuron *tracks its quantizer*, one level a step,
 k > 1 (graded spikes) has the same fixed point. So has a neuron that may not fire before some step.
 """
 
+from typing import NamedTuple
+
 import torch
+
+from .kernels import compiled
+from .quantization import LSQQuantizer
+from .rows import Rows
+
+
+class Firing(NamedTuple):
+    """What the neurons of a node do in a chunk of T steps.
+
+    Attributes:
+        levels: (T, B, ...) levels S_t after each step.
+        counts: (T, B) int64 spikes of each step; a spike of size m counts m.
+        at_target: (B,) bool, whether the last levels are the quantizer's.
+        undefined: bool, or bool scalar: whether NaN was among the currents.
+    """
+
+    levels: torch.Tensor
+    counts: torch.Tensor
+    at_target: torch.Tensor
+    undefined: torch.Tensor | bool
+
+
+def fire(
+    node: LSQQuantizer,
+    current: Rows,
+    tracer: torch.Tensor,
+    tokens: torch.Tensor | None = None,
+    max_spikes: int = 1,
+    closed_steps: int = 0,
+) -> Firing:
+    """Run the neurons of `node` through a chunk, by a compiled kernel if there is one.
+
+    Args:
+        current: accumulated, (rows, ...), on the timeline of the chunk.
+        tracer: (B, ...) levels before the chunk; its memory is used up.
+        tokens: (B, N) bool: where there is none, at a position of padding, neurons get no current. Positions are the
+            last dimension but one.
+        max_spikes, closed_steps: as in `track`.
+    """
+    assert current.timeline is not None
+    integers, threshold = current.integers, node.threshold(torch.float32)
+    given = current.values if integers is None or integers.dtype != torch.int32 else integers
+    kernels = compiled(given, tracer)
+    exact = current.dtype == torch.float32 and (current.scale is None or current.scale.dtype == torch.float32)
+    if kernels is None or not exact or not kernels.takes_neurons(given, threshold, tracer):
+        return fire_reference(node, current, tracer, tokens, max_spikes, closed_steps)
+    bounds = node.min_level, node.max_level
+    index = current.timeline.index
+    return Firing(
+        *kernels.fire(
+            given, current.scale, current.bias, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps
+        )
+    )
+
+
+def fire_reference(
+    node: LSQQuantizer,
+    current: Rows,
+    tracer: torch.Tensor,
+    tokens: torch.Tensor | None = None,
+    max_spikes: int = 1,
+    closed_steps: int = 0,
+) -> Firing:
+    """`fire` in plain torch: what every kernel is held to."""
+    assert current.timeline is not None
+    index = current.timeline.index.to(tracer.device)
+    target = node.quantize(current.values).to(node.level_dtype)
+    if current.timeline.num_rows != index.numel():
+        target = target[index.flatten()]
+    target = target.unflatten(0, tuple(index.shape))
+    values = current.values
+    if tokens is not None:
+        values = values[index.flatten()].unflatten(0, tuple(index.shape))
+        padding = ~tokens.reshape(tokens.shape[0], *(1,) * (tracer.dim() - 3), -1, 1)
+        target, values = target.masked_fill(padding, 0), values.masked_fill(padding, 0.0)
+    undefined = values.max().isnan()  # the largest is NaN if any is: one pass, and no tensor of bool
+    levels = track(target, tracer, max_spikes, closed_steps)
+    spikes = levels.diff(dim=0, prepend=tracer[None])
+    return Firing(
+        levels,
+        spikes.flatten(2).abs().sum(-1, dtype=torch.int64),
+        (levels[-1] == target[-1]).flatten(1).all(1),
+        undefined,
+    )
 
 
 def track(target: torch.Tensor, tracer: torch.Tensor, max_spikes: int = 1, closed_steps: int = 0) -> torch.Tensor:

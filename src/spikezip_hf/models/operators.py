@@ -6,10 +6,15 @@ changes of one step) is the business of the engines. The event-driven forms keep
 in the run of an `EventEngine`, one for each named module, and end with it.
 """
 
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
+
 import torch
 from torch import nn
 
+from .kernels import float_linear, integer_linear, integer_matmul, weight_dtype
 from .quantization import WeightQuantizer
+from .rows import Rows, align
 
 
 class Linear(nn.Linear):
@@ -25,8 +30,30 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
 
-    def forward(self, x: torch.Tensor, bias: bool = True) -> torch.Tensor:
+    def forward(self, x: torch.Tensor | Rows, bias: bool = True) -> torch.Tensor | Rows:
+        if isinstance(x, Rows):
+            return self.infer(x)
         return nn.functional.linear(x, quantized_weight(self), self.bias if bias else None)
+
+    def infer(self, x: Rows) -> Rows:
+        """The product in inference: of integers where levels and weights are, and in floating point else."""
+        with torch.no_grad():
+            exact = self.integer_product(x) if x.levels is not None and self.weight_quantizer is not None else None
+            if exact is None:
+                values = float_linear(x.values, quantized_weight(self), self.bias)
+                exact = Rows(values, timeline=x.timeline)
+        if not torch.is_grad_enabled():
+            return exact
+        return Rows(with_gradient_of(exact.values, self(x.values)), timeline=x.timeline)
+
+    def integer_product(self, x: Rows) -> Rows:
+        """Levels times integer weights, and what they are scaled with."""
+        assert self.weight_quantizer is not None and x.levels is not None and x.scale is not None
+        bound = self.in_features * x.peak * self.weight_quantizer.max_level
+        product = integer_linear(x.levels, integer_weight(self, weight_dtype(x.levels, bound)))
+        scale = x.scale * self.weight_quantizer.threshold(self.weight.dtype)
+        bias = None if self.bias is None else self.bias.to(scale.dtype)
+        return Rows(integers=product, scale=scale, bias=bias, dtype=self.weight.dtype, timeline=x.timeline)
 
 
 class Conv2d(nn.Conv2d):
@@ -44,7 +71,55 @@ class Conv2d(nn.Conv2d):
 
 def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:
     """The weight that a product is done with."""
-    return module.weight if module.weight_quantizer is None else module.weight_quantizer(module.weight)
+    quantizer = module.weight_quantizer
+    if quantizer is None:
+        return module.weight
+    if module.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return quantizer(module.weight)
+    return remembered(module, "values", lambda: quantizer(module.weight))
+
+
+def integer_weight(module: Linear, dtype: torch.dtype) -> torch.Tensor:
+    """Levels of a quantized weight, (in_features, out_features), contiguous."""
+    quantizer = module.weight_quantizer
+    assert quantizer is not None
+    return remembered(module, dtype, lambda: quantizer.quantize(module.weight).to(dtype).t().contiguous())
+
+
+# What was made of the weights of a module, until they change: {module: {what: (their versions, tensor)}}.
+_made: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
+
+
+def remembered(module: Linear | Conv2d, what, make: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What `make` makes of the weight and its scale, made anew only after one of them has changed.
+
+    Torch counts the changes of a tensor, by optimizers and loaded checkpoints too. Only writing to `.data` in place,
+    which torch advises against, goes uncounted.
+    """
+    assert module.weight_quantizer is not None
+    sources = (module.weight, module.weight_quantizer.scale)
+    if any(x.is_inference() for x in sources):  # torch does not count theirs
+        return make()
+    key = [(x.data_ptr(), x._version, x.dtype, x.device) for x in sources]
+    kept = _made.setdefault(module, {})
+    if what not in kept or kept[what][0] != key:
+        kept[what] = (key, make().detach())
+    return kept[what][1]
+
+
+class _Replace(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, differentiable, exact):
+        return exact.view_as(exact)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return grad_output, None
+
+
+def with_gradient_of(exact: torch.Tensor, differentiable: torch.Tensor) -> torch.Tensor:
+    """`exact`, with the gradient of the same thing computed in floating point."""
+    return _Replace.apply(differentiable, exact.detach())
 
 
 class MatMul(nn.Module):
@@ -52,8 +127,21 @@ class MatMul(nn.Module):
 
     name: str = ""
 
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    def forward(self, a: torch.Tensor | Rows, b: torch.Tensor | Rows) -> torch.Tensor | Rows:
+        if isinstance(a, Rows) and isinstance(b, Rows):
+            return self.infer(a, b)
         return torch.matmul(a, b)
+
+    def infer(self, a: Rows, b: Rows) -> Rows | torch.Tensor:
+        """The product in inference: of levels, if each side has one scale."""
+        if a.levels is None or b.levels is None:
+            return torch.matmul(a, b)
+        timeline, (a, b) = align((a, b))
+        product = integer_matmul(a.levels, b.levels, a.shape[-1] * a.peak * b.peak)
+        rows = Rows(integers=product, scale=a.scale * b.scale, dtype=a.dtype, timeline=timeline)
+        if not torch.is_grad_enabled():
+            return rows
+        return with_gradient_of(rows.values, torch.matmul(a.values, b.values))
 
 
 class Softmax(nn.Module):

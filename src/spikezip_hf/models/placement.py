@@ -88,4 +88,4 @@ class ProvenanceEngine(QuantEngine):
         return self.remember(first) if self.side(x) == SPIKES else first
 
     def emit(self, node, current):
-        return self.remember(super().emit(node, current))
+        return self.remember(node(current))

@@ -111,6 +111,10 @@ class Quantizer(nn.Module):
         """The scale of a quantizer that was never set."""
         raise NotImplementedError
 
+    def threshold(self, dtype: torch.dtype) -> torch.Tensor:
+        """The scale as inputs of `dtype` are compared with it, in float32 or wider; V_thr of a neuron. No gradient."""
+        return threshold(self.scale.detach(), dtype)
+
     def problem(self) -> str | None:
         """Why the scale cannot be used, in words; None if it can."""
         if not bool(torch.isfinite(self.scale).all()):
@@ -195,10 +199,6 @@ class LSQQuantizer(Quantizer):
         """Values of `levels` as `dtype`."""
         return dequantize(levels, self.scale.detach(), dtype)
 
-    def threshold(self, dtype: torch.dtype) -> torch.Tensor:
-        """V_thr of the neuron, (1,) or (num_features,), in the type that inputs of `dtype` are compared in."""
-        return threshold(self.scale.detach(), dtype)
-
     @torch.no_grad()
     def set_levels(self, levels: int, rescale: bool = True) -> None:
         """Change the number of levels.
@@ -241,6 +241,11 @@ class WeightQuantizer(Quantizer):
     def default_scale(self) -> float:
         """The scale before `fit`: a range of 1."""
         return 1.0 / self.max_level
+
+    def quantize(self, weight: torch.Tensor) -> torch.Tensor:
+        """Levels of the weight, whole numbers in a floating type. No gradient."""
+        scale = self.scale.detach().view(-1, *(1,) * (weight.dim() - 1))
+        return quantize(weight.detach(), scale, self.min_level, self.max_level)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
         """Quantized weight, same shape and type."""

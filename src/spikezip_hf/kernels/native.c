@@ -1,0 +1,235 @@
+// Copyright 2026 The spikezip_hf authors. Apache-2.0.
+//
+// The inner loops of a simulation on a CPU. Each does what a reference in `models/` does, operation for operation and
+// rounding for rounding (compiled without contraction of a * b + c), only without passes over memory in between.
+// Built and called by `native.py`.
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#define HAVE_PRODUCTS 1
+#else
+#define HAVE_PRODUCTS 0
+#endif
+
+enum {
+    BLOCK = 8192,           // elements that one thread takes through all steps: they stay in its first cache
+    MOST_FEATURES = 65536,  // of a node: a block has at least one row
+};
+
+int spikezip_has_products(void) { return HAVE_PRODUCTS; }
+
+// Levels of `rows` rows: clamp(floor(x / s + 1/2)), where x is a float, or an integer times a scale plus a bias.
+// Those of padding, positions without a token, are 0. Returns whether a current was not a number.
+static int levels_of(const void *current, int is_integer, const float *scale, const float *bias,
+                     const float *threshold, const uint8_t *tokens, int64_t positions, int64_t first_row, int64_t rows,
+                     int64_t features, float low, float high, int8_t *target) {
+    int undefined = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        int8_t *out = target + r * features;
+        if (tokens && !tokens[(first_row + r) % positions]) {
+            memset(out, 0, (size_t)features);
+        } else if (is_integer) {
+            const int32_t *in = (const int32_t *)current + r * features;
+            for (int64_t c = 0; c < features; c++) {
+                float x = (float)in[c] * scale[c] + bias[c];
+                undefined |= x != x;
+                float level = floorf(x / threshold[c] + 0.5f);
+                level = level < high ? level : high;
+                out[c] = (int8_t)(int32_t)(level > low ? level : low);
+            }
+        } else {
+            const float *in = (const float *)current + r * features;
+            for (int64_t c = 0; c < features; c++) {
+                float x = in[c];
+                undefined |= x != x;
+                float level = floorf(x / threshold[c] + 0.5f);
+                level = level < high ? level : high;
+                out[c] = (int8_t)(int32_t)(level > low ? level : low);
+            }
+        }
+    }
+    return undefined;
+}
+
+// One step of `n` trackers: S += clip(Q - S, -k, k). Returns the spikes fired; `*pending` says if any is still to come.
+static int64_t track(const int8_t *target, int8_t *tracer, int8_t *levels, int64_t n, int8_t k, int *pending) {
+    int64_t spikes = 0;
+    uint8_t left = 0;
+    for (int64_t start = 0; start < n; start += 128) {  // sums of 128 fit in 16 bits
+        int64_t end = start + 128 < n ? start + 128 : n;
+        int16_t sum = 0;
+        for (int64_t i = start; i < end; i++) {
+            int8_t s = tracer[i];
+            int8_t step = (int8_t)(target[i] - s);
+            step = step < k ? step : k;
+            step = step > (int8_t)-k ? step : (int8_t)-k;
+            s = (int8_t)(s + step);
+            sum = (int16_t)(sum + (step < 0 ? -step : step));
+            left |= (uint8_t)(target[i] ^ s);
+            tracer[i] = s;
+            levels[i] = s;
+        }
+        spikes += sum;
+    }
+    *pending = left != 0;
+    return spikes;
+}
+
+// Run the neurons of one node through a chunk of `steps` steps of `samples` samples.
+//   current    rows of (n) elements, float or int32 (then x = integer * scale[c] + bias[c])
+//   tokens     (samples, positions) which positions hold tokens, or NULL; positions are the last but one dimension
+//   index      (steps, samples) which row is the current of that step
+//   tracer     (samples, n) before and after; levels (steps, samples, n), written up to `last_step`
+//   closed     leading steps in which the node may not fire
+//   counts     (steps, samples) spikes; at_target (samples) whether the last tracers are at their targets
+// Returns the steps until all has come to rest (levels after that are those of the last), or -1 if a current is NaN.
+int64_t spikezip_fire(const void *current, int is_integer, const float *scale, const float *bias,
+                      const float *threshold, const uint8_t *tokens, int64_t positions, int64_t n, int64_t features,
+                      int64_t steps, int64_t samples, const int32_t *index, int8_t *tracer, int8_t *levels,
+                      int64_t *counts, int32_t *at_target, int min_level, int max_level, int k, int64_t closed) {
+    int64_t rows_of_block = BLOCK / features > 0 ? BLOCK / features : 1;
+    int64_t block = rows_of_block * features;
+    int64_t blocks = (n + block - 1) / block;
+    int64_t last_step = 1;
+    int undefined = 0;
+    memset(counts, 0, (size_t)(steps * samples) * sizeof *counts);
+    for (int64_t b = 0; b < samples; b++) at_target[b] = 1;
+
+#pragma omp parallel
+    {
+        int8_t target[MOST_FEATURES];
+#pragma omp for schedule(dynamic) reduction(max : last_step) reduction(| : undefined)
+        for (int64_t item = 0; item < samples * blocks; item++) {
+            int64_t b = item / blocks, offset = item % blocks * block;
+            int64_t size = n - offset < block ? n - offset : block;
+            int64_t moves = steps - 1;  // the last step at which the current of this sample changes
+            while (moves > 0 && index[moves * samples + b] == index[(moves - 1) * samples + b]) moves--;
+            int32_t row = -1;
+            int pending = 1;
+            int8_t *state = tracer + b * n + offset;
+            int64_t t = 0;
+            for (; t < steps; t++) {
+                if (t > moves && t > closed && !pending) break;
+                if (index[t * samples + b] != row) {
+                    row = index[t * samples + b];
+                    const char *in = (const char *)current + 4 * (row * n + offset);
+                    undefined |= levels_of(in, is_integer, scale, bias, threshold, tokens ? tokens + b * positions : NULL,
+                                           positions, offset / features, size / features, features, (float)min_level,
+                                           (float)max_level, target);
+                }
+                int64_t spikes = track(target, state, levels + (t * samples + b) * n + offset, size,
+                                       t < closed ? 0 : (int8_t)k, &pending);
+                if (spikes) {
+#pragma omp atomic
+                    counts[t * samples + b] += spikes;
+                }
+            }
+            if (pending) {
+#pragma omp atomic write
+                at_target[b] = 0;
+            }
+            last_step = t > last_step ? t : last_step;
+            for (; t < steps; t++) memcpy(levels + (t * samples + b) * n + offset, state, (size_t)size);
+        }
+    }
+    return undefined ? -1 : last_step;
+}
+
+// Values integer * scale[c] + bias[c] of rows of int8 or int32; no bias if it is NULL.
+void spikezip_value(const void *integers, int is_int8, const float *scale, const float *bias, int64_t rows,
+                    int64_t features, float *values) {
+#pragma omp parallel for schedule(static)
+    for (int64_t r = 0; r < rows; r++) {
+        float *out = values + r * features;
+        if (is_int8) {
+            const int8_t *in = (const int8_t *)integers + r * features;
+            for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c];
+        } else {
+            const int32_t *in = (const int32_t *)integers + r * features;
+            if (bias)
+                for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c] + bias[c];
+            else
+                for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c];
+        }
+    }
+}
+
+#if HAVE_PRODUCTS
+enum { TILE_ROWS = 6, TILE_VECTORS = 4 };
+
+// out (m, 64 wanted of `columns`) = a (m, 4*quads as bytes) times packed b; a's bytes are unsigned, `shift` less in truth.
+static void product_tile(const uint8_t *a, int64_t stride, int m, const int8_t *packed, int64_t width, int64_t quads,
+                         int vectors, const int32_t *correction, int32_t *out, int64_t out_stride, int64_t columns) {
+    __m512i sums[TILE_ROWS][TILE_VECTORS];
+    for (int i = 0; i < TILE_ROWS; i++)
+        for (int v = 0; v < TILE_VECTORS; v++)
+            sums[i][v] = v < vectors ? _mm512_loadu_si512(correction + 16 * v) : _mm512_setzero_si512();
+    for (int64_t q = 0; q < quads; q++) {
+        __m512i columns_of[TILE_VECTORS];
+        for (int v = 0; v < TILE_VECTORS; v++)
+            columns_of[v] = _mm512_loadu_si512(packed + (q * width + (v < vectors ? 16 * v : 0)) * 4);
+        for (int i = 0; i < TILE_ROWS; i++) {
+            int32_t four;
+            memcpy(&four, a + (i < m ? i : 0) * stride + 4 * q, 4);
+            __m512i row = _mm512_set1_epi32(four);
+            for (int v = 0; v < TILE_VECTORS; v++) sums[i][v] = _mm512_dpbusd_epi32(sums[i][v], row, columns_of[v]);
+        }
+    }
+    for (int i = 0; i < m; i++)
+        for (int v = 0; v < vectors; v++) {
+            int64_t left = columns - 16 * v;
+            __mmask16 mask = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
+            _mm512_mask_storeu_epi32(out + i * out_stride + 16 * v, mask, sums[i][v]);
+        }
+}
+#endif
+
+// Integer products out[i] (m, n) = a[i] (m, k) @ b[i] (k, n) for `batch` = outer * inner pairs, int8 to int32.
+// Strides are in elements; `a_*` and `b_*` say where pair (o, i) begins and how far apart rows, and inner dimensions,
+// are. `work` is scratch of `work_size` bytes for each thread.
+void spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *b, const int64_t *b_strides,
+                       int32_t *out, const int64_t *out_strides, int64_t outer, int64_t inner, int64_t m, int64_t k,
+                       int64_t n) {
+#if HAVE_PRODUCTS
+    int64_t quads = (k + 3) / 4, width = (n + 15) / 16 * 16;
+#pragma omp parallel
+    {
+        int8_t *packed = aligned_alloc(64, (size_t)(quads * width * 4));
+        uint8_t *rows = aligned_alloc(64, (size_t)((m * quads * 4 + 63) / 64 * 64));
+        int32_t *correction = aligned_alloc(64, (size_t)(width * 4));
+#pragma omp for schedule(dynamic)
+        for (int64_t pair = 0; pair < outer * inner; pair++) {
+            const int8_t *left = a + pair / inner * a_strides[0] + pair % inner * a_strides[1];
+            const int8_t *right = b + pair / inner * b_strides[0] + pair % inner * b_strides[1];
+            int32_t *result = out + pair / inner * out_strides[0] + pair % inner * out_strides[1];
+            memset(packed, 0, (size_t)(quads * width * 4));
+            memset(correction, 0, (size_t)(width * 4));
+            for (int64_t j = 0; j < n; j++)
+                for (int64_t i = 0; i < k; i++) {
+                    int8_t x = right[i * b_strides[2] + j * b_strides[3]];
+                    packed[(i / 4 * width + j) * 4 + i % 4] = x;
+                    correction[j] -= 128 * x;
+                }
+            for (int64_t i = 0; i < m; i++) {
+                uint8_t *row = rows + i * quads * 4;
+                for (int64_t j = 0; j < k; j++) row[j] = (uint8_t)(left[i * a_strides[2] + j * a_strides[3]] + 128);
+                for (int64_t j = k; j < quads * 4; j++) row[j] = 0;
+            }
+            for (int64_t j = 0; j < width; j += 16 * TILE_VECTORS) {
+                int vectors = width - j < 16 * TILE_VECTORS ? (int)(width - j) / 16 : TILE_VECTORS;
+                for (int64_t i = 0; i < m; i += TILE_ROWS) {
+                    int some = m - i < TILE_ROWS ? (int)(m - i) : TILE_ROWS;
+                    product_tile(rows + i * quads * 4, quads * 4, some, packed + j * 4, width, quads, vectors,
+                                 correction + j, result + i * out_strides[2] + j, out_strides[2], n - j);
+                }
+            }
+        }
+        free(packed), free(rows), free(correction);
+    }
+#endif
+}

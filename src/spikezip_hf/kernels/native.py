@@ -1,0 +1,254 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""Kernels for the CPU, in C (`native.c`), built on first use by the machine's own C compiler: in about a second, once.
+
+The result is kept in the user's cache, under a name made of the source, the compiler's flags and the processor. Without
+a compiler, or if what was built does not give the references' bits, the references do the work. `SPIKEZIP_KERNELS`
+set to "reference" leaves the compiler alone.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+SOURCE = Path(__file__).with_name("native.c")
+# No contraction of a * b + c, which rounds once where the reference rounds twice; errno and traps, which nobody
+# reads, would keep loops from being vectorized.
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-std=c11", "-fPIC")
+MOST_FEATURES = 65536  # as in native.c
+int64 = ctypes.c_int64
+
+
+@cache
+def library() -> "Library | None":
+    """The kernels, built if need be; None where there are none to be had."""
+    choice = os.environ.get("SPIKEZIP_KERNELS", "auto")
+    if choice not in ("auto", "reference"):
+        raise ValueError(f"SPIKEZIP_KERNELS must be 'auto' or 'reference', got {choice!r}.")
+    if choice == "reference":
+        return None
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        logger.info("No C compiler found: the reference kernels do the work, some times slower.")
+        return None
+    try:
+        built = Library(ctypes.CDLL(str(build(compiler))))
+    except (OSError, subprocess.SubprocessError) as error:
+        said = getattr(error, "stderr", None) or str(error)
+        logger.warning(f"The CPU kernels could not be built, the reference ones do the work: {said.strip()[-500:]}")
+        return None
+    if not built.gives_reference():
+        logger.warning("The CPU kernels, as this compiler built them, are not exact: the reference ones do the work.")
+        return None
+    return built
+
+
+def openmp() -> str | None:
+    """The OpenMP library that torch has loaded: with a second one, the threads of both would fight for the cores."""
+    try:
+        mapped = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    paths = [line.split(maxsplit=5)[-1] for line in mapped]
+    names = ("libgomp", "libiomp5", "libomp")
+    return next((path for name in names for path in paths if Path(path).name.startswith(name)), None)
+
+
+def processor() -> str:
+    """What this processor can do: a file built on another one may not run here."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+
+
+def build(compiler: str) -> Path:
+    """Path of the shared library, compiled if it is not in the cache."""
+    threads = openmp()
+    command = [*compiler.split(), *FLAGS, *(["-fopenmp"] if threads else [])]
+    key = hashlib.sha256("\0".join([SOURCE.read_text(), *command, str(threads), processor()]).encode()).hexdigest()
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikezip_hf"
+    path = folder / f"kernels-{key[:24]}.so"
+    if path.is_file():
+        return path
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made = Path(tempfile.mkdtemp(dir=folder))
+    except OSError:  # no place to keep it
+        made = path = Path(tempfile.mkdtemp())
+    try:
+        subprocess.run(
+            [*command, "-c", str(SOURCE), "-o", str(made / "kernels.o")], check=True, capture_output=True, text=True
+        )
+        # Linked by hand: `-fopenmp` would bring the compiler's own OpenMP library.
+        libraries = [threads] if threads else []
+        subprocess.run(
+            [*compiler.split(), "-shared", str(made / "kernels.o"), *libraries, "-lm", "-o", str(made / "kernels.so")],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        if path == made:
+            return made / "kernels.so"
+        os.replace(made / "kernels.so", path)  # whole or not, also with several processes at it
+    finally:
+        if path != made:
+            shutil.rmtree(made, ignore_errors=True)
+    return path
+
+
+def address(x: torch.Tensor | None) -> ctypes.c_void_p | None:
+    return None if x is None else ctypes.c_void_p(x.data_ptr())
+
+
+def numbers(*values: int):
+    return (int64 * len(values))(*values)
+
+
+class Library:
+    """The functions of the shared library, on tensors. The `takes_...` say what they can be called with."""
+
+    def __init__(self, functions: ctypes.CDLL):
+        self.functions = functions
+        functions.spikezip_fire.restype = int64
+        self.has_products = bool(functions.spikezip_has_products())
+
+    def takes_values(self, integers: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> bool:
+        return (
+            integers.dtype in (torch.int8, torch.int32)
+            and integers.is_contiguous()
+            and scale.dtype == dtype == torch.float32
+        )
+
+    def values(self, integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """See `models.kernels.values_of`."""
+        features = integers.shape[-1]
+        scale = spread(scale, features)
+        bias = None if bias is None else spread(bias, features)
+        values = torch.empty(integers.shape, dtype=torch.float32)
+        if values.numel():
+            self.functions.spikezip_value(
+                address(integers),
+                int(integers.dtype == torch.int8),
+                address(scale),
+                address(bias),
+                int64(integers.numel() // features),
+                int64(features),
+                address(values),
+            )
+        return values
+
+    def takes_products(self, a: torch.Tensor, b: torch.Tensor) -> bool:
+        return self.has_products and a.dtype == b.dtype == torch.int8 and a.dim() == b.dim() == 4
+
+    def products(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """See `models.kernels.integer_matmul`. Heads lie inside positions, as they do in what is made of them next,
+        unless the product is one of attention scores, (n, n)."""
+        rows, heads, m, k = a.shape
+        n = b.shape[-1]
+        if b.stride(-1) == 1:  # probabilities and values: a context, whose heads come together again
+            out = torch.empty(rows, m, heads, n, dtype=torch.int32).transpose(1, 2)
+        else:
+            out = torch.empty(rows, heads, m, n, dtype=torch.int32)
+        self.functions.spikezip_products(
+            address(a),
+            numbers(*a.stride()),
+            address(b),
+            numbers(*b.stride()),
+            address(out),
+            numbers(*out.stride()),
+            *map(int64, (rows, heads, m, k, n)),
+        )
+        return out
+
+    def takes_neurons(self, current: torch.Tensor, threshold: torch.Tensor, tracer: torch.Tensor) -> bool:
+        return (
+            current.dtype in (torch.float32, torch.int32)
+            and threshold.dtype == torch.float32
+            and tracer.dtype == torch.int8
+            and current.shape[-1] <= MOST_FEATURES
+        )
+
+    def fire(
+        self,
+        current: torch.Tensor,
+        scale: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        threshold: torch.Tensor,
+        bounds: tuple[int, int],
+        index: torch.Tensor,
+        tracer: torch.Tensor,
+        tokens: torch.Tensor | None,
+        max_spikes: int,
+        closed_steps: int,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
+        """See `models.neurons.fire_reference`; `tracer`, contiguous, is left as after the last step."""
+        steps, samples = index.shape
+        features = current.shape[-1]
+        is_integer = current.dtype == torch.int32
+        current = current.contiguous()
+        if is_integer:
+            assert scale is not None
+            scale = spread(scale, features)
+            bias = torch.zeros(features) if bias is None else spread(bias, features)
+        threshold = spread(threshold, features)
+        index = index.to(torch.int32).contiguous()
+        if tokens is not None:
+            tokens = tokens.contiguous()
+        levels = torch.empty(steps, *tracer.shape, dtype=torch.int8)
+        counts = torch.empty(steps, samples, dtype=torch.int64)
+        at_target = torch.empty(samples, dtype=torch.int32)
+        result = self.functions.spikezip_fire(
+            address(current),
+            int(is_integer),
+            address(scale if is_integer else None),
+            address(bias if is_integer else None),
+            address(threshold),
+            address(tokens),
+            int64(0 if tokens is None else tokens.shape[-1]),
+            *map(int64, (tracer.numel() // max(samples, 1), features, steps, samples)),
+            address(index),
+            address(tracer),
+            address(levels),
+            address(counts),
+            address(at_target),
+            *bounds,
+            max_spikes,
+            int64(closed_steps),
+        )
+        return levels, counts, at_target.bool(), result < 0
+
+    def gives_reference(self) -> bool:
+        """Whether a small case of everything comes out as plain torch has it."""
+        generator = torch.Generator().manual_seed(0)
+        a, b = (torch.randint(-128, 128, (2, 3, 5, 7), generator=generator, dtype=torch.int8) for _ in range(2))
+        if self.has_products:
+            exact = torch.matmul(a.double(), b.transpose(-1, -2).double())
+            if not torch.equal(self.products(a, b.transpose(-1, -2)).double(), exact):
+                return False
+        integers = torch.randint(-(2**20), 2**20, (6, 33), generator=generator, dtype=torch.int32)
+        scale, bias, threshold = (torch.rand(33, generator=generator) + 1e-3 for _ in range(3))
+        values = integers.float() * scale + bias
+        if not torch.equal(self.values(integers, scale, bias), values):
+            return False
+        targets = torch.floor(values / threshold + 0.5).clamp(-8, 7).to(torch.int8).view(3, 2, 33)
+        tracer = torch.zeros(2, 33, dtype=torch.int8)
+        index = torch.arange(6).view(3, 2)
+        levels, _, _, _ = self.fire(integers, scale, bias, threshold, (-8, 7), index, tracer, None, 15, 0)
+        return torch.equal(levels, targets)
+
+
+def spread(x: torch.Tensor, features: int) -> torch.Tensor:
+    """(1,) or (features,) in float32 to (features,)."""
+    return x.detach().float().expand(features).contiguous()

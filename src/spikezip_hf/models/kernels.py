@@ -1,0 +1,99 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""The inner loops of inference: a reference in plain torch for each, and a compiled kernel where there is one.
+
+Kernels give the bits of their reference, always: on integers there is nothing to round, and floating-point operations
+are the same ones in the same order. So which of them runs is a matter of speed alone. They are in the package
+(`spikezip_hf.kernels`) and do not travel with a checkpoint; code that was loaded from the Hub finds them if the
+package is installed, and does with the references if not.
+"""
+
+import torch
+
+try:
+    from spikezip_hf.kernels import native
+except ImportError:
+    native = None  # type: ignore[assignment]
+
+
+def compiled(*tensors: torch.Tensor | None):
+    """The compiled kernels if they can take these tensors, else None."""
+    if native is None or any(x is not None and x.device.type != "cpu" for x in tensors):
+        return None
+    return native.library()
+
+
+def values_of(
+    integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+) -> torch.Tensor:
+    """integers * scale + bias, in the type of `scale`, then as `dtype`.
+
+    Args:
+        integers: (..., features) whole numbers.
+        scale, bias: (1,) or (features,); no bias if None.
+    """
+    kernels = compiled(integers, scale)
+    if kernels is not None and kernels.takes_values(integers, scale, dtype):
+        return kernels.values(integers, scale, bias)
+    values = integers.to(scale.dtype)
+    values = values.mul_(scale) if values is not integers else values * scale
+    return (values if bias is None else values.add_(bias)).to(dtype)
+
+
+def integer_matmul(a: torch.Tensor, b: torch.Tensor, bound: int) -> torch.Tensor:
+    """Product of two batches of levels, (rows, heads, n, k) @ (rows, heads, k, m): exact whole numbers.
+
+    Args:
+        bound: of the absolute value of a sum.
+    """
+    kernels = compiled(a, b)
+    if kernels is not None and kernels.takes_products(a, b):
+        return kernels.products(a, b)
+    exact = exact_dtype(bound)
+    with torch.autocast(a.device.type, enabled=False):
+        return torch.matmul(a.to(exact), b.to(exact))
+
+
+def integer_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Product of levels and integer weights, (..., k) @ (k, m): exact whole numbers.
+
+    Args:
+        weight: of the type that `weight_dtype` says.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    if weight.dtype == torch.int8:
+        product = torch._int_mm(flat.contiguous(), weight)
+    else:
+        with torch.autocast(x.device.type, enabled=False):
+            product = torch.mm(flat.to(weight.dtype), weight)
+    return product.unflatten(0, x.shape[:-1])
+
+
+def weight_dtype(levels: torch.Tensor, bound: int) -> torch.dtype:
+    """Type in which to hold integer weights for products with these levels.
+
+    int8 where the processor multiplies bytes; else a floating type in which no sum of this product is rounded.
+    """
+    on_cpu = levels.device.type == "cpu" and torch.backends.mkldnn.is_available()
+    return torch.int8 if on_cpu and levels.dtype == torch.int8 else exact_dtype(bound)
+
+
+def exact_dtype(bound: int) -> torch.dtype:
+    """The smallest floating type that holds every whole number up to `bound`."""
+    return torch.float32 if bound < 2**24 else torch.float64
+
+
+def float_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """x @ weight.T + bias in floating point. No gradient.
+
+    In float32 on a CPU oneDNN's product is a fifth to a third faster than the one that `torch.nn.Linear` takes
+    (`benchmarks/`).
+    """
+    onednn = (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()
+        and not torch.is_autocast_enabled("cpu")
+    )
+    if not onednn:
+        return torch.nn.functional.linear(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")

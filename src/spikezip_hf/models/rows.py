@@ -1,0 +1,242 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""What travels through a network in inference: integers with their scale, and the steps that its rows stand for.
+
+A node hands on *levels* and their scale, s * S. A product of levels and integer weights, or of two levels, is a sum of
+integers: exact, in any order and by any kernel, and so the same for one row and for a thousand. Its scale, and the
+bias of an affine map, come afterwards. Whoever needs values (a residual addition, LayerNorm, softmax) gets
+integers * scale + bias.
+
+In a simulation many steps are rows of one pass, and where nothing changes from a step to the next one row stands for
+both. A `Timeline` says which steps of a chunk have a row of their own.
+"""
+
+import torch
+
+from .kernels import values_of
+
+
+class Timeline:
+    """Which steps of a chunk are rows of a tensor, sample by sample: those at which it may have changed.
+
+    Args:
+        changed: (steps, samples) bool, on the CPU. The first step is True for every sample.
+
+    Attributes:
+        index: (steps, samples) int64, the row that stands for a step. Rows are in order of steps, then samples.
+        num_rows: how many rows there are.
+    """
+
+    def __init__(self, changed: torch.Tensor):
+        self.changed = changed
+        numbers = changed.flatten().cumsum(0).view(changed.shape) - 1
+        self.index = torch.where(changed, numbers, -1).cummax(0).values
+        self.num_rows = int(numbers[-1, -1]) + 1 if changed.numel() else 0
+
+    @classmethod
+    def constant(cls, steps: int, samples: int) -> "Timeline":
+        """One row a sample for all steps."""
+        changed = torch.zeros(steps, samples, dtype=torch.bool)
+        changed[0] = True
+        return cls(changed)
+
+    def union(self, other: "Timeline") -> "Timeline":
+        """Rows wherever one of the two has one. One of the two itself, if it has all."""
+        changed = self.changed | other.changed
+        for timeline in (self, other):
+            if torch.equal(changed, timeline.changed):
+                return timeline
+        return Timeline(changed)
+
+    def select(self, x: torch.Tensor, wanted: "Timeline") -> torch.Tensor:
+        """Rows of `x`, which are those of this timeline, as those of `wanted`, which has all of them and more."""
+        if wanted is self or wanted.num_rows == self.num_rows:
+            return x
+        return x.index_select(0, self.index[wanted.changed].to(x.device))
+
+
+class Rows:
+    """A tensor of values (rows, ...) that remembers its integers, its scale and its steps.
+
+    It behaves like the tensor of its values: torch functions take it, and act on values. Shapes of rows can be changed
+    without giving up the integers.
+
+    Args:
+        values: (rows, ...); or None, and `integers` instead.
+        integers: (rows, ...) whole numbers: int8 or int16 levels, or sums of products in int32 or a floating type.
+        scale: (1,) or (features,) that they are multiplied with, in float32 or wider.
+        bias: (features,) that is added.
+        peak: bound of the absolute value of levels.
+        dtype: of the values.
+        timeline: the steps that rows stand for; None where rows are samples.
+    """
+
+    __iter__ = None  # a ModelOutput takes what can be iterated for a list of its fields
+
+    def __init__(
+        self,
+        values: torch.Tensor | None = None,
+        *,
+        integers: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
+        peak: int = 0,
+        dtype: torch.dtype | None = None,
+        timeline: Timeline | None = None,
+    ):
+        self._values = values
+        self.integers = integers
+        self.scale = scale
+        self.bias = bias
+        self.peak = peak
+        self.dtype = values.dtype if values is not None else dtype
+        self.timeline = timeline
+
+    @property
+    def values(self) -> torch.Tensor:
+        """integers * scale + bias, computed in at least float32 and rounded to `dtype`."""
+        if self._values is None:
+            assert self.integers is not None and self.scale is not None and self.dtype is not None
+            self._values = values_of(self.integers, self.scale, self.bias, self.dtype)
+        return self._values
+
+    @property
+    def levels(self) -> torch.Tensor | None:
+        """Integers whose one scale is all that lies between them and the values; None if there are no such."""
+        alone = self.scale is not None and self.scale.numel() == 1 and self.bias is None and self.peak
+        return self.integers if alone else None
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """What there is: integers, else values."""
+        return self.integers if self.integers is not None else self.values
+
+    shape = property(lambda self: self.tensor.shape)
+    device = property(lambda self: self.tensor.device)
+
+    def dim(self) -> int:
+        return self.tensor.dim()
+
+    def reshaped(self, function) -> "Rows":
+        """`function`, a change of shape or order within each row, of the integers if they have one scale, else of the
+        values."""
+        if self.levels is None:
+            return Rows(function(self.values), timeline=self.timeline)
+        assert self.integers is not None
+        values = None if self._values is None else function(self._values)
+        return self.like(function(self.integers), values)
+
+    def like(self, integers: torch.Tensor, values: torch.Tensor | None = None) -> "Rows":
+        """Other integers with the same meaning."""
+        rows = Rows(
+            integers=integers, scale=self.scale, bias=self.bias, peak=self.peak, dtype=self.dtype, timeline=self.timeline
+        )
+        rows._values = values
+        return rows
+
+    def unflatten(self, dim, sizes) -> "Rows":
+        return self.reshaped(lambda x: x.unflatten(dim, sizes))
+
+    def flatten(self, start=0, end=-1) -> "Rows":
+        return self.reshaped(lambda x: x.flatten(start, end))
+
+    def transpose(self, a, b) -> "Rows":
+        return self.reshaped(lambda x: x.transpose(a, b))
+
+    def __getitem__(self, key) -> "Rows":
+        return self.reshaped(lambda x: x[key])
+
+    def to(self, *args, **kwargs) -> "Rows":
+        """On another device with its integers, or in another type."""
+        if isinstance(args[0] if args else kwargs.get("device"), str | int | torch.device):
+            moved = [None if x is None else x.to(*args, **kwargs) for x in (self._values, self.integers)]
+            scale, bias = (None if x is None else x.to(*args, **kwargs) for x in (self.scale, self.bias))
+            rows = Rows(
+                integers=moved[1], scale=scale, bias=bias, peak=self.peak, dtype=self.dtype, timeline=self.timeline
+            )
+            rows._values = moved[0]
+            return rows
+        return Rows(self.values.to(*args, **kwargs), timeline=self.timeline)
+
+    def scaled(self, factor: float) -> "Rows":
+        """`factor` times the values, by way of the scale where there are only integers."""
+        if self._values is not None or self.bias is not None:
+            return Rows(self.values * factor, timeline=self.timeline)
+        assert self.scale is not None
+        return Rows(integers=self.integers, scale=self.scale * factor, dtype=self.dtype, timeline=self.timeline)
+
+    def on(self, timeline: Timeline) -> "Rows":
+        """The same on a timeline that has all rows of this one's and more."""
+        assert self.timeline is not None
+        if timeline is self.timeline:
+            return self
+        source = self.timeline
+        if self.integers is None:
+            return Rows(source.select(self.values, timeline), timeline=timeline)
+        rows = self.like(source.select(self.integers, timeline))
+        rows.timeline = timeline
+        return rows
+
+    def __add__(self, other):
+        return self.__torch_function__(torch.add, (), (self, other))
+
+    def __radd__(self, other):
+        return self.__torch_function__(torch.add, (), (other, self))
+
+    def __mul__(self, other):
+        if isinstance(other, float) and self.integers is not None:
+            return self.scaled(other)
+        return self.__torch_function__(torch.mul, (), (self, other))
+
+    def __getattr__(self, name):
+        method = getattr(torch.Tensor, name)  # its AttributeError is the right one
+        if not callable(method):
+            return getattr(self.values, name)
+        return lambda *args, **kwargs: self.__torch_function__(method, (), (self, *args), kwargs)
+
+    def __repr__(self) -> str:
+        kind = "values" if self.integers is None else "integers"
+        return f"Rows({kind} {tuple(self.shape)}, dtype={self.dtype})"
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        """`function` of the values. It acts on each row by itself, or it has no business in a network."""
+        kwargs = kwargs or {}
+        if function is torch.nn.functional.dropout and not kwargs["training"]:
+            return args[0]
+        timeline, args = align(args)
+        result = function(*unwrap(args), **unwrap(kwargs))
+        return Rows(result, timeline=timeline) if isinstance(result, torch.Tensor) else result
+
+
+def align(args: tuple) -> tuple[Timeline | None, tuple]:
+    """Arguments with their rows brought to one timeline, and that timeline."""
+    found = [x for x in nested(args) if isinstance(x, Rows) and x.timeline is not None]
+    if not found:
+        return None, args
+    timeline = found[0].timeline
+    for rows in found[1:]:
+        if rows.timeline is not timeline:
+            timeline = timeline.union(rows.timeline)
+    return timeline, mapped(lambda rows: rows.on(timeline) if rows.timeline is not None else rows, args)
+
+
+def nested(args):
+    """Items of tuples and lists, one level down and flat."""
+    for x in args:
+        yield from x if isinstance(x, tuple | list) else (x,)
+
+
+def mapped(function, x):
+    """`x` with `function` applied to the Rows in it, through tuples, lists and dicts."""
+    if isinstance(x, Rows):
+        return function(x)
+    if isinstance(x, dict):
+        return {key: mapped(function, value) for key, value in x.items()}
+    if isinstance(x, tuple | list) and not hasattr(x, "_fields") and type(x) is not torch.Size:
+        return type(x)(mapped(function, value) for value in x)
+    return x
+
+
+def unwrap(x):
+    """`x` with values in place of Rows."""
+    return mapped(lambda rows: rows.values, x)
