@@ -16,7 +16,7 @@ def test_a_tie_that_shapes_round_differently_keeps_the_rest_of_the_run_in_the_sh
     def network(engine):
         chunks.append(engine.chunk)
         # Level 3 as rows of a chunk, level 0 alone: three steps to walk down after the first proof has failed.
-        current = torch.full((engine.chunk, 1), 3.0 if engine.chunk > 1 else 0.0)
+        current = torch.full((1, 1), 3.0 if engine.chunk > 1 else 0.0)
         return ImageClassifierOutput(logits=engine.fire(node, current))
 
     run = simulate(
@@ -25,7 +25,7 @@ def test_a_tie_that_shapes_round_differently_keeps_the_rest_of_the_run_in_the_sh
         CumulativeEngine(1, torch.device("cpu")),
         time_steps=20,
         chunk_steps=4,
-        stop_at_equilibrium=True,
+        stop="equilibrium",
         keep_steps=False,
     )
     assert chunks == [4, 1, 1, 1]

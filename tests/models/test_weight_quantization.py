@@ -354,7 +354,8 @@ class TestNetworks:
         plain.load_state_dict(state)
         assert not torch.equal(logits(plain, batch), logits(qann, batch))  # the weights were not on levels before
         plain.load_state_dict(state | quantized)
-        assert torch.equal(logits(plain, batch), logits(qann, batch))
+        # Its products are sums of rounded floats, those of the network with quantized weights of integers.
+        assert torch.allclose(logits(plain, batch), logits(qann, batch), atol=1e-5)
 
     def test_reload_gives_the_same_bits(self, architecture, tmp_path):
         qann = make_network(architecture)

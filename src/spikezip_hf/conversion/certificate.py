@@ -7,7 +7,7 @@ import torch
 
 from spikezip_hf.models.engines import RecordingEngine
 from spikezip_hf.models.modeling_quantization import eval_mode
-from spikezip_hf.models.simulation import Trajectory
+from spikezip_hf.models.simulation import Trajectory, plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ def certify(qann, snn, inputs: Mapping[str, torch.Tensor], run: Trajectory, time
     """
     recorder = RecordingEngine()
     with eval_mode(qann):
-        expected = qann(**inputs, engine=recorder)[snn.readout]
+        expected = plain(qann(**inputs, engine=recorder))[snn.readout]
 
     differ = {name: run.levels[name] != levels for name, levels in recorder.levels.items()}
     mismatches = {name: int(where.sum()) for name, where in differ.items() if bool(where.any())}

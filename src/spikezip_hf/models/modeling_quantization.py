@@ -14,7 +14,7 @@ from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .operators import Conv2d, Linear
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
-from .simulation import Trajectory, closed_form, confirm_levels, default_chunk_steps, plain, simulate
+from .simulation import Trajectory, closed_form, confirm_levels, default_chunk_steps, simulate
 
 logger = logging.get_logger(__name__)
 
@@ -341,7 +341,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         """Bytes of the largest tensor that a pass makes for one step of one sample of `inputs`."""
         config, positions = self.config, self.positions_of(inputs)
         widest = max(config.intermediate_size, config.hidden_size, config.num_attention_heads * positions)
-        return positions * widest * max(4, self.dtype.itemsize)
+        return 4 * positions * widest
 
     def positions_of(self, inputs: torch.Tensor) -> int:
         """N, positions of the sequences that the network makes of `inputs`."""
@@ -433,7 +433,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         if self.readout != "logits" or self.config.num_labels < 2 or "ForToken" in type(self).__name__:
             raise ValueError(
                 f'stop="confidence" waits for one class of a sample to be ahead, and {type(self).__name__} with '
-                f"{self.config.num_labels} label(s) has no classes of samples: use stop=\"equilibrium\"."
+                f'{self.config.num_labels} label(s) has no classes of samples: use stop="equilibrium".'
             )
 
     def refuse_backward(self, x: torch.Tensor) -> torch.Tensor:

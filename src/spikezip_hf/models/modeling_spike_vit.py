@@ -333,7 +333,9 @@ class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork)
             engine: what the tensors mean; given to observe the nodes.
         """
         pixel_values = self.prepare(pixel_values)
-        outputs = plain(self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions))
+        outputs = plain(
+            self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
+        )
         if labels is not None:
             outputs.loss = self.loss_function(labels, outputs.logits, self.config)
         return outputs

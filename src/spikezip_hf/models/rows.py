@@ -128,7 +128,12 @@ class Rows:
     def like(self, integers: torch.Tensor, values: torch.Tensor | None = None) -> "Rows":
         """Other integers with the same meaning."""
         rows = Rows(
-            integers=integers, scale=self.scale, bias=self.bias, peak=self.peak, dtype=self.dtype, timeline=self.timeline
+            integers=integers,
+            scale=self.scale,
+            bias=self.bias,
+            peak=self.peak,
+            dtype=self.dtype,
+            timeline=self.timeline,
         )
         rows._values = values
         return rows
