@@ -21,6 +21,7 @@ import spikezip_hf
 from spikezip_hf import QuantViTForImageClassification
 from spikezip_hf.models.engines import QuantEngine
 from spikezip_hf.models.quantization import ratio
+from spikezip_hf.models.rows import unwrap
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already, and threads beyond that wait for one another
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
@@ -171,7 +172,7 @@ class TieEngine(QuantEngine):
         self.distances = {}
 
     def emit(self, node, current):
-        position = ratio(current, node.scale) + 0.5
+        position = ratio(unwrap(current), node.scale) + 0.5
         self.distances[node.name] = (position - position.round()).abs()
         return super().emit(node, current)
 

@@ -4,13 +4,16 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
+from accelerate import PartialState
 from spikezip_hf.analysis.answers import answers
+from spikezip_hf.analysis.processes import gathered, my_share, told_to_end
 from spikezip_hf.conversion.certificate import check_twins
 from spikezip_hf.files import write_json
 from spikezip_hf.hub.results import network_digest
@@ -45,6 +48,7 @@ def predict(
     time_steps: int | None = None,
     batch_size: int = 16,
     part_size: int = 256,
+    processes: PartialState | None = None,
 ) -> Dataset:
     """Predictions of a classifier, ordinary, Quant or Spike, for each row of a data set.
 
@@ -61,6 +65,8 @@ def predict(
         time_steps: T, of Spike models only; the config's by default.
         batch_size: rows predicted at once.
         part_size: rows of a part: the most that is done again after a run was cut off.
+        processes: to share the parts among the processes of this run, all of which must make this call. Batches are
+            those of one process, so predictions are too. Each process reads what is finished in its `folder`.
 
     Returns:
         A row for each of `inputs`, in their order: "index", "label" (if there are labels), "prediction" (class),
@@ -71,6 +77,7 @@ def predict(
     Raises:
         ValueError: an argument is out of range, there are no rows, the model gives no logits (B, classes), or `folder`
             holds predictions with other settings; names the field.
+        ProcessEndedError: another process of the run is gone.
     """
     check_positive_integer("batch_size", batch_size)
     check_positive_integer("part_size", part_size)
@@ -103,11 +110,12 @@ def predict(
             "inputs": inputs._fingerprint,
         },
     )
-    parts = []
-    with eval_mode(model):
-        for start in range(0, len(inputs), part_size):
-            rows = rows_in_order[start : start + part_size]
-            path = home / f"part-{start // part_size:05d}.parquet"
+    parts: list[tuple[int, pyarrow.Table]] = []
+    share = my_share(-(-len(inputs) // part_size), processes)
+    with eval_mode(model), told_to_end(processes):
+        for number in share:
+            rows = rows_in_order[number * part_size : (number + 1) * part_size]
+            path = home / f"part-{number:05d}.parquet"
             part = read_part(path, rows, features)
             if part is None:
                 made = Dataset.from_dict({"index": rows}).map(
@@ -118,14 +126,15 @@ def predict(
                     keep_in_memory=True,  # what is left in a cache folder, nobody removes
                     load_from_cache_file=False,
                     new_fingerprint=path.stem,  # else datasets makes one of the model's weights, for each part
-                    desc=f"predicting, {start + len(rows)} of {len(inputs)}",
+                    desc=f"predicting, part {number + 1} of {-(-len(inputs) // part_size)}",
                 )
                 part = made.data.table.select(list(features)).cast(features.arrow_schema)
                 aside = path.with_name(f".{path.name}.partial")
                 pyarrow.parquet.write_table(part, aside, write_page_checksum=True)
                 os.replace(aside, path)
-            parts.append(part)
-    return Dataset(pyarrow.concat_tables(parts).sort_by("index"))
+            parts.append((number, part))
+        parts = gathered(parts, processes)
+    return Dataset(pyarrow.concat_tables([part for _, part in sorted(parts, key=itemgetter(0))]).sort_by("index"))
 
 
 def columns(inputs: Dataset, labelled: bool, spiking: bool, certified: bool) -> Features:

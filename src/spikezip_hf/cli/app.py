@@ -191,7 +191,8 @@ def evaluate(
     """Measure a Quant or Spike model on a test set: accuracy at each T and at equilibrium, T_eq, spikes, certificate.
 
     Writes results.json beside the checkpoint, or for a Hub id to outputs/, and the model card anew. A run that was cut
-    off goes on when the same command is given again.
+    off goes on when the same command is given again. Under `accelerate launch -m spikezip_hf evaluate ...` processes,
+    on one machine or more, share the samples.
     """
     from spikezip_hf.recipes.evaluate import EvaluationArguments, evaluate
     from spikezip_hf.recipes.inputs import DataArguments
@@ -210,6 +211,8 @@ def evaluate(
     )
     with only_json(as_json):
         answer = evaluate(model, DataArguments(**data), arguments, ann=ann, overwrite=overwrite)
+    if not arguments.processes.is_main_process:
+        return  # the first one speaks for all
     text, whole = answer.pop("table"), answer["accuracy on the whole split"]
     accuracies = ", ".join(f"{name} {whole[name]:.2%}" for name in ("ANN", "QANN") if name in whole)
     lines = [text, f"accuracy on all {whole['samples']} samples: {accuracies}", f"written to {answer['written to']}"]

@@ -8,6 +8,7 @@ from transformers.utils.logging import tqdm
 from spikezip_hf.models.engines import QuantEngine
 from spikezip_hf.models.modeling_quantization import eval_mode
 from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer, dequantize, quantize
+from spikezip_hf.models.rows import unwrap
 
 METHODS = ("lsq", "mse")
 # Scales tried by the "mse" method, as fractions of the one that just covers the largest activation: each 1/32 of the
@@ -19,6 +20,7 @@ class FloatEngine(QuantEngine):
     """The network without its quantizers: what an unsigned node stands for, a ReLU, stays."""
 
     def emit(self, node, current):
+        current = unwrap(current)
         return current if node.signed else current.relu()
 
 

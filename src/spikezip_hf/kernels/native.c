@@ -162,36 +162,93 @@ void spikezip_value(const void *integers, int is_int8, const float *scale, const
 #if HAVE_PRODUCTS
 enum { TILE_ROWS = 6, TILE_VECTORS = 4 };
 
-// out (m, 64 wanted of `columns`) = a (m, 4*quads as bytes) times packed b; a's bytes are unsigned, `shift` less in truth.
-static void product_tile(const uint8_t *a, int64_t stride, int m, const int8_t *packed, int64_t width, int64_t quads,
-                         int vectors, const int32_t *correction, int32_t *out, int64_t out_stride, int64_t columns) {
-    __m512i sums[TILE_ROWS][TILE_VECTORS];
-    for (int i = 0; i < TILE_ROWS; i++)
-        for (int v = 0; v < TILE_VECTORS; v++)
-            sums[i][v] = v < vectors ? _mm512_loadu_si512(correction + 16 * v) : _mm512_setzero_si512();
-    for (int64_t q = 0; q < quads; q++) {
-        __m512i columns_of[TILE_VECTORS];
-        for (int v = 0; v < TILE_VECTORS; v++)
-            columns_of[v] = _mm512_loadu_si512(packed + (q * width + (v < vectors ? 16 * v : 0)) * 4);
-        for (int i = 0; i < TILE_ROWS; i++) {
-            int32_t four;
-            memcpy(&four, a + (i < m ? i : 0) * stride + 4 * q, 4);
-            __m512i row = _mm512_set1_epi32(four);
-            for (int v = 0; v < TILE_VECTORS; v++) sums[i][v] = _mm512_dpbusd_epi32(sums[i][v], row, columns_of[v]);
+// The right side of a product, (k, n), as the processor multiplies it: four k of a column side by side, columns in
+// vectors of 16, zeros where there is nothing. `correction`: what the left side's shift by 128 adds to each column.
+static void pack_right(const int8_t *b, int64_t stride_k, int64_t stride_n, int64_t k, int64_t n, int64_t width,
+                       int8_t *packed, int32_t *correction) {
+    int64_t quads = (k + 3) / 4;
+    if (k % 4 || width != n) memset(packed, 0, (size_t)(quads * width * 4));
+    if (stride_k == 1) {
+        for (int64_t j = 0; j < n; j++) {
+            const int8_t *column = b + j * stride_n;
+            for (int64_t q = 0; q < k / 4; q++) memcpy(packed + (q * width + j) * 4, column + 4 * q, 4);
+            if (k % 4) memcpy(packed + (k / 4 * width + j) * 4, column + k / 4 * 4, (size_t)(k % 4));
+        }
+    } else {
+        for (int64_t i = 0; i < k; i++) {
+            const int8_t *row = b + i * stride_k;
+            int8_t *out = packed + i / 4 * width * 4 + i % 4;
+            if (stride_n == 1)
+                for (int64_t j = 0; j < n; j++) out[4 * j] = row[j];
+            else
+                for (int64_t j = 0; j < n; j++) out[4 * j] = row[j * stride_n];
         }
     }
-    for (int i = 0; i < m; i++)
+    const __m512i shift = _mm512_set1_epi8((char)128);
+    for (int64_t j = 0; j < width; j += 16) {
+        __m512i sum = _mm512_setzero_si512();
+        for (int64_t q = 0; q < quads; q++)
+            sum = _mm512_dpbusd_epi32(sum, shift, _mm512_loadu_si512(packed + (q * width + j) * 4));
+        _mm512_storeu_si512(correction + j, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+    }
+}
+
+// The left side, (m, k), as unsigned bytes: all shifted up by 128.
+static void pack_left(const int8_t *a, int64_t stride_m, int64_t stride_k, int64_t m, int64_t k, uint8_t *rows) {
+    int64_t stride = (k + 3) / 4 * 4;
+    for (int64_t i = 0; i < m; i++) {
+        const int8_t *in = a + i * stride_m;
+        uint8_t *out = rows + i * stride;
+        if (stride_k == 1)
+            for (int64_t j = 0; j < k; j++) out[j] = (uint8_t)in[j] ^ 128;
+        else
+            for (int64_t j = 0; j < k; j++) out[j] = (uint8_t)in[j * stride_k] ^ 128;
+        for (int64_t j = k; j < stride; j++) out[j] = 0;
+    }
+}
+
+// A tile of the product: `m` rows and `vectors` times 16 columns, of which `columns` are there.
+static inline __attribute__((always_inline)) void product_tile(const uint8_t *rows, int64_t stride, int m,
+                                                               const int8_t *packed, int64_t width, int64_t quads,
+                                                               int vectors, const int32_t *correction, int32_t *out,
+                                                               int64_t out_stride, int64_t columns) {
+    // Loops are unrolled, so that all of `sums` are registers.
+    __m512i sums[TILE_ROWS][TILE_VECTORS];
+    const uint8_t *row[TILE_ROWS];
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_ROWS; i++) {
+        row[i] = rows + (i < m ? i : 0) * stride;
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) sums[i][v] = _mm512_loadu_si512(correction + 16 * v);
+    }
+    for (int64_t q = 0; q < quads; q++) {
+        __m512i right[TILE_VECTORS];
+#pragma GCC unroll 8
+        for (int v = 0; v < vectors; v++) right[v] = _mm512_loadu_si512(packed + (q * width + 16 * v) * 4);
+#pragma GCC unroll 8
+        for (int i = 0; i < TILE_ROWS; i++) {
+            int32_t four;
+            memcpy(&four, row[i] + 4 * q, 4);
+            __m512i left = _mm512_set1_epi32(four);
+#pragma GCC unroll 8
+            for (int v = 0; v < vectors; v++) sums[i][v] = _mm512_dpbusd_epi32(sums[i][v], left, right[v]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < TILE_ROWS; i++) {
+        if (i >= m) break;
+#pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
             int64_t left = columns - 16 * v;
             __mmask16 mask = left >= 16 ? 0xffff : (__mmask16)((1u << left) - 1);
             _mm512_mask_storeu_epi32(out + i * out_stride + 16 * v, mask, sums[i][v]);
         }
+    }
 }
 #endif
 
-// Integer products out[i] (m, n) = a[i] (m, k) @ b[i] (k, n) for `batch` = outer * inner pairs, int8 to int32.
-// Strides are in elements; `a_*` and `b_*` say where pair (o, i) begins and how far apart rows, and inner dimensions,
-// are. `work` is scratch of `work_size` bytes for each thread.
+// Integer products out[o, i] (m, n) = a[o, i] (m, k) @ b[o, i] (k, n), int8 to int32, of `outer` times `inner` pairs.
+// Strides, in elements: of the two dimensions of pairs and of the two of a matrix. The columns of `out` have stride 1.
 void spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *b, const int64_t *b_strides,
                        int32_t *out, const int64_t *out_strides, int64_t outer, int64_t inner, int64_t m, int64_t k,
                        int64_t n) {
@@ -204,32 +261,29 @@ void spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *
         int32_t *correction = aligned_alloc(64, (size_t)(width * 4));
 #pragma omp for schedule(dynamic)
         for (int64_t pair = 0; pair < outer * inner; pair++) {
-            const int8_t *left = a + pair / inner * a_strides[0] + pair % inner * a_strides[1];
-            const int8_t *right = b + pair / inner * b_strides[0] + pair % inner * b_strides[1];
-            int32_t *result = out + pair / inner * out_strides[0] + pair % inner * out_strides[1];
-            memset(packed, 0, (size_t)(quads * width * 4));
-            memset(correction, 0, (size_t)(width * 4));
-            for (int64_t j = 0; j < n; j++)
-                for (int64_t i = 0; i < k; i++) {
-                    int8_t x = right[i * b_strides[2] + j * b_strides[3]];
-                    packed[(i / 4 * width + j) * 4 + i % 4] = x;
-                    correction[j] -= 128 * x;
+            int64_t o = pair / inner, i = pair % inner;
+            int32_t *result = out + o * out_strides[0] + i * out_strides[1];
+            pack_right(b + o * b_strides[0] + i * b_strides[1], b_strides[2], b_strides[3], k, n, width, packed,
+                       correction);
+            pack_left(a + o * a_strides[0] + i * a_strides[1], a_strides[2], a_strides[3], m, k, rows);
+            for (int64_t j = 0; j < width; j += 16 * TILE_VECTORS)
+                for (int64_t r = 0; r < m; r += TILE_ROWS) {
+                    int some = m - r < TILE_ROWS ? (int)(m - r) : TILE_ROWS;
+                    const uint8_t *left = rows + r * quads * 4;
+                    int32_t *tile = result + r * out_strides[2] + j;
+                    if (width - j >= 16 * TILE_VECTORS)  // a constant, so that the sums are registers
+                        product_tile(left, quads * 4, some, packed + j * 4, width, quads, TILE_VECTORS, correction + j,
+                                     tile, out_strides[2], n - j);
+                    else
+                        for (int64_t v = j; v < width; v += 16)
+                            product_tile(left, quads * 4, some, packed + v * 4, width, quads, 1, correction + v,
+                                         tile + (v - j), out_strides[2], n - v);
                 }
-            for (int64_t i = 0; i < m; i++) {
-                uint8_t *row = rows + i * quads * 4;
-                for (int64_t j = 0; j < k; j++) row[j] = (uint8_t)(left[i * a_strides[2] + j * a_strides[3]] + 128);
-                for (int64_t j = k; j < quads * 4; j++) row[j] = 0;
-            }
-            for (int64_t j = 0; j < width; j += 16 * TILE_VECTORS) {
-                int vectors = width - j < 16 * TILE_VECTORS ? (int)(width - j) / 16 : TILE_VECTORS;
-                for (int64_t i = 0; i < m; i += TILE_ROWS) {
-                    int some = m - i < TILE_ROWS ? (int)(m - i) : TILE_ROWS;
-                    product_tile(rows + i * quads * 4, quads * 4, some, packed + j * 4, width, quads, vectors,
-                                 correction + j, result + i * out_strides[2] + j, out_strides[2], n - j);
-                }
-            }
         }
         free(packed), free(rows), free(correction);
     }
+#else
+    (void)a, (void)a_strides, (void)b, (void)b_strides, (void)out, (void)out_strides;
+    (void)outer, (void)inner, (void)m, (void)k, (void)n;
 #endif
 }

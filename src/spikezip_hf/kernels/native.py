@@ -1,9 +1,9 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""Kernels for the CPU, in C (`native.c`), built on first use by the machine's own C compiler: in about a second, once.
+"""Kernels for the CPU, in C (`native.c`), built on first use by the machine's own C compiler: in a second, once.
 
-The result is kept in the user's cache, under a name made of the source, the compiler's flags and the processor. Without
-a compiler, or if what was built does not give the references' bits, the references do the work. `SPIKEZIP_KERNELS`
-set to "reference" leaves the compiler alone.
+The result is kept in the user's cache, under a name made of the source, the compiler's flags and the processor. If
+there is no compiler, or what it built does not give the references' bits, the references do the work. With
+`SPIKEZIP_KERNELS=reference` in the environment the compiler is left alone.
 """
 
 import ctypes

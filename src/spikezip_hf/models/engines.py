@@ -20,7 +20,7 @@ batch to the next and there is nothing to reset.
 import torch
 from torch import nn
 
-from .neurons import fire, pending_spikes
+from .neurons import fire, levels_of, pending_spikes, undefined_current
 from .operators import SESA, SPIKE_FORMS, MatMul, SpikeOperator
 from .quantization import LSQQuantizer
 from .rows import Rows, Timeline, unwrap
@@ -93,14 +93,15 @@ class QuantEngine:
         return operator(x)
 
     def fire(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor:
-        return self.emit(node, unwrap(self.silence_padding(current)))
+        return self.emit(node, self.silence_padding(current))
 
     def emit(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor | Rows:
         """What the node makes of the current that reaches it: its levels in inference, else values."""
         if not in_inference(node):
             return node(current)
-        levels = node.quantize(current).to(node.level_dtype)
-        return hand_on(node, levels, current.dtype, node(current) if torch.is_grad_enabled() else None)
+        values = node(unwrap(current)) if torch.is_grad_enabled() else None
+        with torch.no_grad():
+            return hand_on(node, levels_of(node, current), current.dtype, values)
 
 
 def in_inference(module: nn.Module) -> bool:
@@ -225,18 +226,13 @@ class SpikingEngine(QuantEngine):
             steps_counted: (L,) steps of the chunk that count, for each sample; None for all.
 
         Raises:
-            FloatingPointError: NaN reached a node: an integer level cannot carry it on, and the answer would look
-                sound. The message names the node.
+            FloatingPointError: NaN reached a node; the message names it.
         """
         everything = slice(None) if self.samples is None else self.samples.to(self.device)
         counts = torch.stack([counts for counts, _, _ in self.firing.values()], -1)  # (chunk, L, nodes)
         undefined = [bool(undefined) for _, _, undefined in self.firing.values()]
         if any(undefined):
-            name = list(self.firing)[undefined.index(True)]
-            raise FloatingPointError(
-                f"The input of {name} is not a number. Look for NaN or infinity among the weights, or for an overflow "
-                "if the model is in float16."
-            )
+            raise undefined_current(list(self.firing)[undefined.index(True)])
         steps = torch.arange(1, self.chunk + 1, device=self.device)
         if steps_counted is not None:
             counts = counts * (steps[:, None] <= steps_counted)[..., None]

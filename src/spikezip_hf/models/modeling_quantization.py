@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput, logging
 
 from .checkpoints import CheckpointModel, adapted
-from .configuration_quantization import STOPS, check_choice, check_positive_integer, check_stop, derive_config
+from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
 from .operators import Conv2d, Linear
 from .placement import ProductReport, ProvenanceEngine

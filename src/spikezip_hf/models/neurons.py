@@ -20,7 +20,7 @@ import torch
 
 from .kernels import compiled
 from .quantization import LSQQuantizer
-from .rows import Rows
+from .rows import Rows, Timeline
 
 
 class Firing(NamedTuple):
@@ -69,6 +69,35 @@ def fire(
         *kernels.fire(
             given, current.scale, current.bias, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps
         )
+    )
+
+
+def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows) -> torch.Tensor:
+    """The quantizer's levels, whole numbers in an integer type; on a GPU in a floating one, which can hold NaN.
+
+    Args:
+        current: (rows, ...), any layout.
+
+    Raises:
+        FloatingPointError: NaN is among the currents, on a CPU.
+    """
+    rows = current if isinstance(current, Rows) else Rows(current)
+    if rows.device.type != "cpu":
+        return node.quantize(rows.values)
+    # One step of neurons that may fire as often as it takes.
+    one_step = rows.retimed(Timeline.constant(1, rows.shape[0]))
+    rest = torch.zeros(rows.shape, dtype=node.level_dtype)
+    levels, _, _, undefined = fire(node, one_step, rest, max_spikes=node.levels - 1)
+    if bool(undefined):
+        raise undefined_current(node.name)
+    return levels[0]
+
+
+def undefined_current(name: str) -> FloatingPointError:
+    """The error of NaN at a node: an integer level cannot carry it on, and the answer would look sound."""
+    return FloatingPointError(
+        f"The input of {name} is not a number. Look for NaN or infinity among the weights, or for an overflow if the "
+        "model is in float16."
     )
 
 

@@ -48,7 +48,9 @@ class Linear(nn.Linear):
 
     def integer_product(self, x: Rows) -> Rows:
         """Levels times integer weights, and what they are scaled with."""
-        assert self.weight_quantizer is not None and x.levels is not None and x.scale is not None
+        assert self.weight_quantizer is not None
+        assert x.levels is not None
+        assert x.scale is not None
         bound = self.in_features * x.peak * self.weight_quantizer.max_level
         product = integer_linear(x.levels, integer_weight(self, weight_dtype(x.levels, bound)))
         scale = x.scale * self.weight_quantizer.threshold(self.weight.dtype)

@@ -44,7 +44,8 @@ class SpikeClassifierOutput(ModelOutput):
         logits: (B, classes) at the last step, (B, N, classes) for tokens: the membrane potential of the head (paper
             section 3.2.2).
         logits_per_step: (B, T, ...) the same after each step, with `output_time_steps=True`.
-        equilibrium_step, decision_step, spike_counts, neuron_counts, hidden_states, attentions: see `SpikeModelOutput`.
+        equilibrium_step, decision_step, spike_counts, neuron_counts, hidden_states, attentions: see
+            `SpikeModelOutput`.
     """
 
     loss: torch.Tensor | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .engines import QuantEngine
+from .rows import unwrap
 
 SPIKES, WEIGHTS, ANALOG = "spikes", "weights", "analog"
 
@@ -88,4 +89,4 @@ class ProvenanceEngine(QuantEngine):
         return self.remember(first) if self.side(x) == SPIKES else first
 
     def emit(self, node, current):
-        return self.remember(node(current))
+        return self.remember(node(unwrap(current)))

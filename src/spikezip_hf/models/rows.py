@@ -10,6 +10,8 @@ In a simulation many steps are rows of one pass, and where nothing changes from 
 both. A `Timeline` says which steps of a chunk have a row of their own.
 """
 
+from copy import copy
+
 import torch
 
 from .kernels import values_of
@@ -95,7 +97,9 @@ class Rows:
     def values(self) -> torch.Tensor:
         """integers * scale + bias, computed in at least float32 and rounded to `dtype`."""
         if self._values is None:
-            assert self.integers is not None and self.scale is not None and self.dtype is not None
+            assert self.integers is not None
+            assert self.scale is not None
+            assert self.dtype is not None
             self._values = values_of(self.integers, self.scale, self.bias, self.dtype)
         return self._values
 
@@ -127,15 +131,8 @@ class Rows:
 
     def like(self, integers: torch.Tensor, values: torch.Tensor | None = None) -> "Rows":
         """Other integers with the same meaning."""
-        rows = Rows(
-            integers=integers,
-            scale=self.scale,
-            bias=self.bias,
-            peak=self.peak,
-            dtype=self.dtype,
-            timeline=self.timeline,
-        )
-        rows._values = values
+        rows = copy(self)
+        rows.integers, rows._values = integers, values
         return rows
 
     def unflatten(self, dim, sizes) -> "Rows":
@@ -153,12 +150,10 @@ class Rows:
     def to(self, *args, **kwargs) -> "Rows":
         """On another device with its integers, or in another type."""
         if isinstance(args[0] if args else kwargs.get("device"), str | int | torch.device):
-            moved = [None if x is None else x.to(*args, **kwargs) for x in (self._values, self.integers)]
-            scale, bias = (None if x is None else x.to(*args, **kwargs) for x in (self.scale, self.bias))
-            rows = Rows(
-                integers=moved[1], scale=scale, bias=bias, peak=self.peak, dtype=self.dtype, timeline=self.timeline
-            )
-            rows._values = moved[0]
+            rows = copy(self)
+            for name in ("_values", "integers", "scale", "bias"):
+                x = getattr(self, name)
+                setattr(rows, name, None if x is None else x.to(*args, **kwargs))
             return rows
         return Rows(self.values.to(*args, **kwargs), timeline=self.timeline)
 
@@ -169,6 +164,12 @@ class Rows:
         assert self.scale is not None
         return Rows(integers=self.integers, scale=self.scale * factor, dtype=self.dtype, timeline=self.timeline)
 
+    def retimed(self, timeline: Timeline) -> "Rows":
+        """The same rows, standing for other steps."""
+        rows = copy(self)
+        rows.timeline = timeline
+        return rows
+
     def on(self, timeline: Timeline) -> "Rows":
         """The same on a timeline that has all rows of this one's and more."""
         assert self.timeline is not None
@@ -177,9 +178,7 @@ class Rows:
         source = self.timeline
         if self.integers is None:
             return Rows(source.select(self.values, timeline), timeline=timeline)
-        rows = self.like(source.select(self.integers, timeline))
-        rows.timeline = timeline
-        return rows
+        return self.like(source.select(self.integers, timeline)).retimed(timeline)
 
     def __add__(self, other):
         return self.__torch_function__(torch.add, (), (self, other))
@@ -193,6 +192,8 @@ class Rows:
         return self.__torch_function__(torch.mul, (), (self, other))
 
     def __getattr__(self, name):
+        if name.startswith("__"):  # Rows are copied and pickled as what they are
+            raise AttributeError(name)
         method = getattr(torch.Tensor, name)  # its AttributeError is the right one
         if not callable(method):
             return getattr(self.values, name)

@@ -163,7 +163,8 @@ def simulate(
         if whole and stop != "never" and engine.input_finished and bool((engine.settled | (decided > 0)).all()):
             break  # proven
 
-    assert final is not None and isinstance(engine.spike_counts, torch.Tensor)
+    assert final is not None
+    assert isinstance(engine.spike_counts, torch.Tensor)
     if keep_steps:
         per_step.append(final.expand(time_steps - done, *final.shape))
     proven = engine.settled & (decided < 0)

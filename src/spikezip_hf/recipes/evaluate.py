@@ -2,12 +2,14 @@
 
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from accelerate import PartialState
 from spikezip_hf.analysis import table
 from spikezip_hf.analysis.predictions import predict
 from spikezip_hf.analysis.twins import figures
@@ -68,9 +70,10 @@ class EvaluationArguments:
         # Beginning with _, it is not pushed with the checkpoint.
         return results.parent / "_predictions" / f"{data_name(data)}-{setting}-{digest[:8]}"
 
-    @property
-    def device(self) -> str:
-        return "cpu" if self.use_cpu or not torch.cuda.is_available() else "cuda"
+    @cached_property
+    def processes(self) -> PartialState:
+        """The processes among which a launcher has this one share the work, and its device."""
+        return PartialState(cpu=self.use_cpu or not torch.cuda.is_available())
 
 
 def by_length(split) -> list[int]:
@@ -130,7 +133,7 @@ def measure(
         if network is not None:
             spiking = name == "SNN"
             found[name] = predict(
-                network.to(arguments.device),
+                network.to(arguments.processes.device),
                 simulated if spiking else test,
                 collate,
                 tables / name.lower(),
@@ -139,6 +142,7 @@ def measure(
                 time_steps=arguments.time_steps if spiking else None,
                 batch_size=arguments.batch_size,
                 part_size=(4 if spiking else 64) * arguments.batch_size,  # what a run that is cut off loses at most
+                processes=arguments.processes,
             )
     whole = {name: share_right(found[name]) for name in ("ANN", "QANN") if name in found}
     shown = {name: (table if name == "SNN" else table.select(chosen))[:] for name, table in found.items()}
@@ -168,6 +172,8 @@ def evaluate(
         source: folder or Hub id of the checkpoint.
         ann: folder or Hub id of the ordinary network, to have beside it.
         overwrite: replace figures of more samples of the same data, too.
+
+    Under `accelerate launch` the samples are shared among the processes; the first of them writes.
 
     Returns:
         The results, with a "table" for people beside what is written.
@@ -203,10 +209,11 @@ def evaluate(
         "network_digest": digest,
         **measure(ordinary, *twins_of(model, arguments.time_steps), splits, processor, data, arguments, tables),
     }
-    known = [*others(path, results), results]
-    write_results(path, known)
-    if folder is not None:
-        write_card(model.cpu(), folder, results=known)
+    if arguments.processes.is_main_process:
+        known = [*others(path, results), results]
+        write_results(path, known)
+        if folder is not None:
+            write_card(model.cpu(), folder, results=known)
     return {**results, "table": table(results["simulated"]), "written to": str(path), "predictions": str(tables)}
 
 

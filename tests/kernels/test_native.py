@@ -1,0 +1,495 @@
+"""The kernels in C against their references in torch, to the bit; and what happens where they cannot be built."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from spikezip_hf.kernels import native
+from spikezip_hf.models import kernels
+from spikezip_hf.models.neurons import fire, fire_reference
+from spikezip_hf.models.quantization import LSQQuantizer
+from spikezip_hf.models.rows import Rows, Timeline
+from tests.models.test_fast_engine import make_inputs, make_snn
+
+built = native.library()
+needs_kernels = pytest.mark.skipif(built is None, reason="no C compiler, or kernels turned off")
+needs_products = pytest.mark.skipif(
+    built is None or not built.has_products, reason="this processor has no AVX-512 VNNI: torch multiplies"
+)
+needs_compiler = pytest.mark.skipif(
+    not any(map(native.shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler on this machine"
+)
+LAYOUTS = ["as it is", "transposed", "strided"]
+INT32 = [-(2**31), -(2**31) + 1, -(2**24) - 1, -1, 0, 1, 2**24 + 1, 2**31 - 1]
+FLOATS = [0.0, -0.0, float("inf"), -float("inf"), 3e38, -3e38, 1e-45, 0.25, -0.25, 0.75, -0.75, 2.25]
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+def laid_out(x, layout):
+    """The same numbers in other places of memory."""
+    if layout == "transposed":
+        return x.transpose(-1, -2).contiguous().transpose(-1, -2)
+    if layout == "strided":
+        return x.repeat_interleave(3, -1)[..., ::3]
+    return x
+
+
+def sprinkled(x, special, generator):
+    """`x` with some of its elements replaced by `special` numbers."""
+    where = torch.rand(x.shape, generator=generator) < 0.2
+    chosen = torch.tensor(special, dtype=x.dtype)[torch.randint(len(special), x.shape, generator=generator)]
+    return torch.where(where, chosen, x)
+
+
+def bits(x):
+    return x.view(torch.int32) if x.dtype == torch.float32 else x
+
+
+@needs_products
+class TestProducts:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.tuples(*[st.integers(1, 3)] * 2, st.integers(1, 20), st.integers(1, 70), st.integers(1, 140)),
+        st.sampled_from(LAYOUTS),
+        st.sampled_from(LAYOUTS),
+        st.integers(0, 1000),
+    )
+    def test_are_those_of_whole_numbers(self, sizes, left, right, seed):
+        outer, inner, m, k, n = sizes
+        generator = torch.Generator().manual_seed(seed)
+        a = torch.randint(-128, 128, (outer, inner, m, k), generator=generator, dtype=torch.int8)
+        b = torch.randint(-128, 128, (outer, inner, k, n), generator=generator, dtype=torch.int8)
+        product = built.products(laid_out(a, left), laid_out(b, right))
+        assert product.dtype == torch.int32
+        assert torch.equal(product.double(), a.double() @ b.double())
+
+    @pytest.mark.parametrize("a", [-128, 127])
+    @pytest.mark.parametrize("b", [-128, 127])
+    @pytest.mark.parametrize("k", [1, 3, 4, 64, 1000])
+    def test_do_not_saturate(self, a, b, k):
+        left = torch.full((1, 1, 7, k), a, dtype=torch.int8)
+        right = torch.full((1, 1, k, 65), b, dtype=torch.int8)
+        assert built.products(left, right).unique().tolist() == [a * b * k]
+
+    def test_of_heads_inside_positions(self, threads):
+        """As attention has them: both operands and the result are views."""
+        q, k = (torch.randint(-128, 128, (3, 9, 4, 8), dtype=torch.int8).transpose(1, 2) for _ in range(2))
+        scores = built.products(q, k.transpose(-1, -2))
+        assert torch.equal(scores.double(), q.double() @ k.transpose(-1, -2).double())
+        probs = torch.randint(0, 128, (3, 4, 9, 9), dtype=torch.int8)
+        assert torch.equal(built.products(probs, k).double(), probs.double() @ k.double())
+
+    def test_none_of_no_rows(self):
+        empty = built.products(torch.ones(0, 2, 3, 4, dtype=torch.int8), torch.ones(0, 2, 4, 5, dtype=torch.int8))
+        assert empty.shape == (0, 2, 3, 5)
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 1000))
+    def test_are_what_the_network_asks_for(self, n, k, seed):
+        """Through `integer_matmul`, with and without the kernels."""
+        generator = torch.Generator().manual_seed(seed)
+        a = torch.randint(-128, 128, (2, 3, n, k), generator=generator, dtype=torch.int8)
+        b = torch.randint(-128, 128, (2, 3, k, n), generator=generator, dtype=torch.int8)
+        with mock.patch.object(kernels, "native", None):
+            reference = kernels.integer_matmul(a, b, k * 2**14)
+        assert torch.equal(kernels.integer_matmul(a, b, k * 2**14).double(), reference.double())
+
+
+@pytest.mark.parametrize("isa", ["ALL", "AVX512_CORE", "AVX2"])
+def test_integer_products_with_weights_do_not_saturate_on_any_processor(isa):
+    """Without VNNI a processor multiplies bytes in pairs of 16 bits, which saturate."""
+    code = (
+        "import torch\n"
+        "from spikezip_hf.models.kernels import integer_linear, weight_dtype\n"
+        "x = torch.full((9, 64), 127, dtype=torch.int8); x[::2] = -128\n"
+        "w = torch.full((64, 33), 127, dtype=torch.int8); w[:, ::2] = -127\n"
+        "product = integer_linear(x, w.to(weight_dtype(x, 64 * 128 * 127)))\n"
+        "assert torch.equal(product.double(), x.double() @ w.double())\n"
+    )
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": isa}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@needs_kernels
+class TestValues:
+    @settings(max_examples=80, deadline=None)
+    @given(
+        st.integers(1, 9),
+        st.sampled_from([1, 2, 7, 16, 33, 257]),
+        st.sampled_from([torch.int8, torch.int32]),
+        st.booleans(),
+        st.booleans(),
+        st.integers(0, 1000),
+    )
+    def test_are_those_of_the_reference(self, rows, features, dtype, per_channel, with_bias, seed):
+        generator = torch.Generator().manual_seed(seed)
+        low, high = (-128, 128) if dtype == torch.int8 else (-(2**20), 2**20)
+        integers = torch.randint(low, high, (rows, 2, features), generator=generator, dtype=dtype)
+        integers = sprinkled(integers, [-128, 127, 0] if dtype == torch.int8 else INT32, generator)
+        scale = sprinkled(torch.rand(features if per_channel else 1, generator=generator), [1e-30, 3e38], generator)
+        bias = None
+        if with_bias and dtype == torch.int32:  # levels have none
+            bias = sprinkled(torch.randn(features, generator=generator), [0.0, -0.0], generator)
+        assert built.takes_values(integers, scale, torch.float32)
+        with mock.patch.object(kernels, "native", None):
+            expected = kernels.values_of(integers, scale, bias, torch.float32)
+        values = kernels.values_of(integers, scale, bias, torch.float32)
+        assert torch.equal(bits(values), bits(expected))  # of zeros, the sign as well
+
+    @pytest.mark.parametrize("layout", LAYOUTS)
+    def test_of_any_layout(self, layout):
+        integers = torch.randint(-128, 128, (4, 5, 6), dtype=torch.int8)
+        scale = torch.rand(1)
+        assert torch.equal(
+            kernels.values_of(laid_out(integers, layout), scale, None, torch.float32), integers.float() * scale
+        )
+
+    def test_of_nothing(self):
+        assert kernels.values_of(torch.ones(0, 3, dtype=torch.int8), torch.ones(1), None, torch.float32).shape == (0, 3)
+
+
+def make_node(levels, signed, features, per_channel, generator):
+    node = LSQQuantizer(levels, signed, features, per_channel)
+    node.set_scale(torch.rand(node.scale.shape, generator=generator) * 2 + 0.05)
+    return node
+
+
+def assert_fires_as_reference(node, current, tracer, *arguments):
+    """Levels, counts, whether at rest, and whether NaN was there; returns them."""
+    kernel_ran = mock.Mock(wraps=built.fire)
+    with mock.patch.object(built, "fire", kernel_ran):
+        firing = fire(node, current, tracer.clone(), *arguments)
+    assert kernel_ran.called
+    with mock.patch.object(kernels, "native", None):
+        expected = fire_reference(node, current, tracer.clone(), *arguments)
+    assert torch.equal(firing.levels, expected.levels)
+    assert firing.levels.dtype == expected.levels.dtype
+    assert torch.equal(firing.counts, expected.counts)
+    assert torch.equal(firing.at_target, expected.at_target)
+    assert bool(firing.undefined) == bool(expected.undefined)
+    return firing
+
+
+@needs_kernels
+class TestNeurons:
+    @settings(max_examples=150, deadline=None)
+    @given(st.data())
+    def test_fire_as_the_reference_does(self, data):
+        draw = data.draw
+        generator = torch.Generator().manual_seed(draw(st.integers(0, 10000)))
+        levels, signed = draw(st.sampled_from([4, 16, 32, 128])), draw(st.booleans())
+        features = draw(st.sampled_from([1, 2, 5, 16, 33, 130]))
+        steps, samples = draw(st.integers(1, 9)), draw(st.integers(1, 3))
+        shape = draw(st.sampled_from([(features,), (1, features), (7, features), (2, 5, features)]))
+        node = make_node(levels, signed, features, draw(st.booleans()), generator)
+
+        changed = torch.rand(steps, samples, generator=generator) < draw(st.sampled_from([0.0, 0.3, 1.0]))
+        changed[0] = True
+        timeline = Timeline(changed)
+        size = (timeline.num_rows, *shape)
+        if draw(st.booleans()):
+            integers = torch.randint(-(2**12), 2**12, size, generator=generator, dtype=torch.int32)
+            current = Rows(
+                integers=sprinkled(integers, INT32, generator),
+                scale=torch.rand(draw(st.sampled_from([1, features])), generator=generator) * 0.02,
+                bias=draw(st.sampled_from([None, torch.randn(features, generator=generator)])),
+                dtype=torch.float32,
+                timeline=timeline,
+            )
+        else:
+            x = torch.randn(size, generator=generator) * levels
+            x = laid_out(sprinkled(x, FLOATS, generator), draw(st.sampled_from(LAYOUTS)) if len(shape) > 1 else "as it is")
+            current = Rows(x, timeline=timeline)
+
+        tracer = torch.randint(node.min_level, node.max_level + 1, (samples, *shape), generator=generator)
+        tokens = None
+        if len(shape) > 1 and draw(st.booleans()):
+            tokens = torch.rand(samples, shape[-2], generator=generator) < 0.6
+        max_spikes = draw(st.sampled_from([1, 2, 5, levels - 1]))
+        closed = draw(st.integers(0, steps))
+        assert_fires_as_reference(node, current, tracer.to(torch.int8), tokens, max_spikes, closed)
+
+    @pytest.mark.parametrize("features", [1, 3000, 8192, 8193, 20000])
+    def test_in_blocks_larger_and_smaller_than_a_row(self, features, threads):
+        generator = torch.Generator().manual_seed(0)
+        node = make_node(16, True, features, features == 3000, generator)
+        current = Rows(torch.randn(6, 9, features) * 5, timeline=Timeline(torch.ones(3, 2, dtype=torch.bool)))
+        tokens = torch.rand(2, 9) < 0.5
+        assert_fires_as_reference(node, current, torch.zeros(2, 9, features, dtype=torch.int8), tokens, 3)
+
+    def test_ties_break_upwards(self):
+        node = LSQQuantizer(16, True, 1)
+        node.set_scale(torch.tensor([0.5]))
+        x = torch.tensor([[0.25, -0.25, 0.75, -0.75, 1.25, -1.25, 0.24999999, -0.25000003]])
+        current = Rows(x, timeline=Timeline.constant(1, 1))
+        firing = assert_fires_as_reference(node, current, torch.zeros(1, 8, dtype=torch.int8), None, 15)
+        assert firing.levels.flatten().tolist() == [1, 0, 2, -1, 3, -2, 0, -1]
+
+    @pytest.mark.parametrize("signed", [True, False])
+    @pytest.mark.parametrize("levels", [128, 126])
+    def test_the_largest_jump_in_a_byte(self, levels, signed):
+        node = LSQQuantizer(levels, signed, 1)
+        node.set_scale(torch.ones(1))
+        x = torch.tensor([float("inf"), -float("inf"), 1e9, -1e9]).reshape(4, 1).repeat(1, 300)
+        current = Rows(x, timeline=Timeline(torch.ones(4, 1, dtype=torch.bool)))
+        tracer = torch.zeros(1, 300, dtype=torch.int8)
+        firing = assert_fires_as_reference(node, current, tracer, None, levels - 1)
+        low, high = node.min_level, node.max_level
+        assert firing.levels[:, 0, 0].tolist() == [high, low, high, low]
+        assert firing.counts[1].item() == 300 * (high - low)  # more than fits in 16 bits
+
+    @pytest.mark.parametrize("step", [0, 3])
+    def test_nan_is_reported(self, step):
+        node = LSQQuantizer(16, True, 5)
+        node.set_scale(torch.ones(1))
+        x = torch.zeros(4, 3, 5)
+        x[step, 1, 2] = float("nan")
+        current = Rows(x, timeline=Timeline(torch.ones(4, 1, dtype=torch.bool)))
+        for tokens, seen in ((None, True), ([True, True, True], True), ([True, False, True], False)):
+            mask = None if tokens is None else torch.tensor([tokens])
+            firing = fire(node, current, torch.zeros(1, 3, 5, dtype=torch.int8), mask)
+            assert bool(firing.undefined) is seen
+            assert bool(fire_reference(node, current, torch.zeros(1, 3, 5, dtype=torch.int8), mask).undefined) is seen
+
+    @pytest.mark.parametrize("closed", [0, 2, 5, 9])
+    def test_come_to_rest_early_or_not_at_all(self, closed):
+        node = LSQQuantizer(16, True, 4)
+        node.set_scale(torch.ones(1))
+        current = Rows(torch.tensor([[3.0, -2.0, 0.0, 1.0], [7.0] * 4]), timeline=Timeline.constant(9, 2))
+        firing = assert_fires_as_reference(node, current, torch.zeros(2, 4, dtype=torch.int8), None, 1, closed)
+        assert firing.at_target.tolist() == [9 - closed >= 3, 9 - closed >= 7]
+
+    def test_samples_with_timelines_of_their_own(self, threads):
+        changed = torch.tensor([[1, 1, 1], [0, 1, 0], [0, 0, 1], [0, 1, 1], [0, 0, 0]]).bool()
+        generator = torch.Generator().manual_seed(3)
+        node = make_node(16, True, 6, True, generator)
+        timeline = Timeline(changed)
+        current = Rows(torch.randn(timeline.num_rows, 4, 6) * 9, timeline=timeline)
+        assert_fires_as_reference(node, current, torch.zeros(3, 4, 6, dtype=torch.int8))
+
+
+@needs_kernels
+@pytest.mark.parametrize("weight_bits", [None, 8])
+@pytest.mark.parametrize("granularity", ["per_tensor", "mixed"])
+@pytest.mark.parametrize("architecture", ["vit", "bert"])
+def test_networks_answer_the_same_without_the_kernels(architecture, granularity, weight_bits):
+    snn = make_snn(architecture, granularity=granularity, weight_bits=weight_bits)
+    qann, batch = snn.to_quantized(), make_inputs(snn)
+    arguments = {"time_steps": 40, "output_time_steps": True, "output_hidden_states": True, "output_attentions": True}
+    out = snn(**batch, **arguments)
+    with torch.no_grad():
+        quantized = qann(**batch).logits
+    with mock.patch.object(kernels, "native", None):
+        reference = snn(**batch, **arguments)
+        with torch.no_grad():
+            assert torch.equal(qann(**batch).logits, quantized)
+    assert list(out) == list(reference)
+    for name in out:
+        if isinstance(out[name], tuple):
+            assert all(torch.equal(a, b) for a, b in zip(out[name], reference[name], strict=True))
+        else:
+            assert torch.equal(out[name], reference[name])
+
+
+@needs_kernels
+def test_networks_answer_the_same_with_two_threads(threads):
+    snn = make_snn("bert", weight_bits=8)
+    batch = make_inputs(snn)
+    out = snn(**batch, time_steps=40, output_time_steps=True)
+    with mock.patch.object(kernels, "native", None):
+        reference = snn(**batch, time_steps=40, output_time_steps=True)
+    assert torch.equal(out.logits_per_step, reference.logits_per_step)
+    assert torch.equal(out.spike_counts, reference.spike_counts)
+
+
+@pytest.fixture
+def unbuilt(tmp_path, monkeypatch):
+    """No kernels yet, and an empty cache: the folder. What was built before is there again afterwards."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("SPIKEZIP_KERNELS", raising=False)
+    monkeypatch.delenv("CC", raising=False)
+    native.library.cache_clear()
+    yield tmp_path
+    native.library.cache_clear()
+
+
+@pytest.fixture
+def messages(monkeypatch):
+    said = []
+    monkeypatch.setattr(native.logger, "warning", said.append)
+    monkeypatch.setattr(native.logger, "info", said.append)
+    return said
+
+
+def still_right():
+    """Whether a network answers as it should with what kernels there are."""
+    snn = make_snn(weight_bits=8)
+    batch = make_inputs(snn)
+    out = snn(**batch, time_steps=20)
+    with mock.patch.object(kernels, "native", None):
+        reference = snn(**batch, time_steps=20)
+    return torch.equal(out.logits, reference.logits) and torch.equal(out.spike_counts, reference.spike_counts)
+
+
+def compiler_script(folder, text) -> str:
+    """Path of an executable that is to be taken for a compiler."""
+    path = folder / "compiler"
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+class TestBuilding:
+    def test_reference_can_be_chosen(self, unbuilt, monkeypatch):
+        monkeypatch.setenv("SPIKEZIP_KERNELS", "reference")
+        assert native.library() is None
+        assert still_right()
+        assert not list(unbuilt.iterdir())
+
+    def test_another_choice_is_refused(self, unbuilt, monkeypatch):
+        monkeypatch.setenv("SPIKEZIP_KERNELS", "fast")
+        for _ in range(2):  # each time, not only the first
+            with pytest.raises(ValueError, match="SPIKEZIP_KERNELS must be 'auto' or 'reference', got 'fast'"):
+                native.library()
+
+    def test_without_a_compiler(self, unbuilt, monkeypatch, messages):
+        monkeypatch.setattr(native.shutil, "which", lambda name: None)
+        assert native.library() is None
+        assert "No C compiler" in messages[0]
+        assert still_right()
+
+    def test_a_compiler_that_fails(self, unbuilt, monkeypatch, messages):
+        monkeypatch.setenv("CC", compiler_script(unbuilt, "echo no licence >&2; exit 1"))
+        assert native.library() is None
+        assert "no licence" in messages[0]
+        assert still_right()
+        assert not list((unbuilt / "spikezip_hf").iterdir())  # nothing half made is left
+
+    @pytest.mark.parametrize("compiler", ["/no/such/compiler", "", " "])
+    def test_a_compiler_that_is_not_there(self, unbuilt, monkeypatch, messages, compiler):
+        monkeypatch.setenv("CC", compiler)
+        if compiler.strip():
+            assert native.library() is None
+            assert "could not be built" in messages[0]
+        else:
+            native.library()
+        assert still_right()
+
+    def test_a_compiler_that_makes_something_else(self, unbuilt, monkeypatch, messages):
+        """A file that is no library."""
+        monkeypatch.setenv("CC", compiler_script(unbuilt, 'for last; do :; done; echo nonsense > "$last"'))
+        assert native.library() is None
+        assert "could not be built" in messages[0]
+        assert still_right()
+
+    @needs_compiler
+    def test_a_library_without_the_functions(self, unbuilt, monkeypatch, messages):
+        source = unbuilt / "empty.c"
+        source.write_text("int nothing_of_use;\n")
+        monkeypatch.setattr(native, "SOURCE", source)
+        assert native.library() is None
+        assert messages
+        assert still_right()
+
+    @needs_compiler
+    @pytest.mark.parametrize(
+        ("right", "wrong"),
+        [
+            ("floorf(x / threshold[c] + 0.5f)", "floorf(x / threshold[c] + 0.4f)"),
+            ("out[c] = (float)in[c] * scale[c] + bias[c]", "out[c] = (float)in[c] * scale[c] - bias[c]"),
+        ],
+    )
+    def test_a_library_that_computes_something_else(self, unbuilt, monkeypatch, messages, right, wrong):
+        source = unbuilt / "wrong.c"
+        text = native.SOURCE.read_text()
+        assert right in text
+        source.write_text(text.replace(right, wrong))
+        monkeypatch.setattr(native, "SOURCE", source)
+        assert native.library() is None
+        assert "not exact" in messages[0]
+        assert still_right()
+
+    @needs_compiler
+    def test_is_done_once(self, unbuilt, monkeypatch):
+        assert native.library() is not None
+        (made,) = (unbuilt / "spikezip_hf").iterdir()
+        native.library.cache_clear()
+        monkeypatch.setattr(native.subprocess, "run", mock.Mock(side_effect=AssertionError("compiled again")))
+        assert native.library() is not None
+        assert list((unbuilt / "spikezip_hf").iterdir()) == [made]
+
+    @needs_compiler
+    def test_other_source_is_another_file(self, unbuilt, monkeypatch):
+        first = native.build("cc")
+        source = unbuilt / "other.c"
+        source.write_text(native.SOURCE.read_text() + "\n// changed\n")
+        monkeypatch.setattr(native, "SOURCE", source)
+        assert native.build("cc") != first
+        assert first.is_file()
+
+    @needs_compiler
+    def test_a_cache_that_cannot_be_written(self, unbuilt, monkeypatch):
+        (unbuilt / "file").write_text("not a folder")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(unbuilt / "file"))
+        assert native.library() is not None
+        assert still_right()
+
+    @needs_compiler
+    def test_a_user_without_a_home(self, unbuilt, monkeypatch):
+        """As in a container that runs under a number of its own."""
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setattr(native.Path, "home", mock.Mock(side_effect=RuntimeError("no home directory")))
+        native.library()
+        assert still_right()
+
+    @needs_compiler
+    def test_a_damaged_file_in_the_cache(self, unbuilt, messages):
+        path = native.build("cc")
+        path.write_bytes(path.read_bytes()[:100])
+        with mock.patch.object(native.shutil, "which", lambda name: "cc"):
+            native.library()
+        assert still_right()
+
+    @needs_compiler
+    def test_by_two_processes_at_once(self, unbuilt):
+        code = "from spikezip_hf.kernels import native; assert native.library() is not None"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        both = [subprocess.Popen([sys.executable, "-c", code], env=environment) for _ in range(2)]
+        assert [process.wait() for process in both] == [0, 0]
+        assert [path.suffix for path in (unbuilt / "spikezip_hf").iterdir()] == [".so"]
+
+    @needs_compiler
+    def test_does_not_bring_a_second_openmp(self):
+        """Its threads and torch's would fight for the cores."""
+        code = (
+            "from pathlib import Path\n"
+            "from spikezip_hf.kernels import native\n"
+            "import torch\n"
+            "loaded = lambda: {l.split()[-1] for l in Path('/proc/self/maps').read_text().splitlines() if 'omp' in l}\n"
+            "before = loaded(); native.library(); after = loaded()\n"
+            "assert after == before, after - before\n"
+        )
+        if not Path("/proc/self/maps").is_file():
+            pytest.skip("no /proc on this machine")
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_choice_by_environment_reaches_a_new_process(tmp_path):
+    code = "from spikezip_hf.kernels import native; assert native.library() is None"
+    environment = {**os.environ, "SPIKEZIP_KERNELS": "reference", "XDG_CACHE_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert not list(tmp_path.iterdir())
