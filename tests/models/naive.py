@@ -34,6 +34,10 @@ class NaiveEngine(SpikingEngine):
     def token_rows(self):
         return None if self.tokens is None else self.repeated(self.tokens)
 
+    def closed_steps(self, node):
+        steps = range(self.step + 1, self.step + self.chunk + 1)
+        return sum(step < self.first_firing_step[node.name] for step in steps)
+
     def encode(self, module, inputs, per_step=False):
         if not per_step:
             return self.repeated(module(inputs))  # on B rows, as in the QANN
@@ -57,6 +61,7 @@ class NaiveEngine(SpikingEngine):
         return Rows(integers=a.levels.double() @ b.levels.double(), scale=a.scale * b.scale, dtype=a.dtype)
 
     def emit(self, node, current):
+        current = unwrap(current)
         target = node.quantize(current).to(node.level_dtype).unflatten(0, (self.chunk, self.batch_size))
         past = self.history.setdefault(node.name, [])
         start = past[-1][-1] if past else torch.zeros_like(target[0])

@@ -13,7 +13,7 @@ networks = pytest.mark.parametrize("architecture", ["vit", "bert"])
 
 @pytest.fixture(scope="module")
 def cases():
-    """{architecture: (network, batch, its whole run, a threshold that some samples reach early and some late or never)}.
+    """{architecture: (network, batch, its whole run, a threshold that all samples but one reach)}.
 
     Weights are integers: the same bits for any number of rows.
     """

@@ -91,7 +91,9 @@ def test_every_network_fires_as_the_naive_engine_does(architecture, task, dtype,
     assert bool((naive.equilibrium_step > 5).all())
     for time_steps in (1, 5, 80):
         # With integer weights and one scale a node nothing depends on the number of rows: equal to the bit.
-        assert_same(simulated(snn, batch, time_steps), naive.until(time_steps), 0.0 if weight_bits else TOLERANCE[dtype])
+        assert_same(
+            simulated(snn, batch, time_steps), naive.until(time_steps), 0.0 if weight_bits else TOLERANCE[dtype]
+        )
 
 
 @pytest.mark.parametrize("weight_bits", [None, 8])

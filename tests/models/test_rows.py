@@ -197,7 +197,9 @@ class TestValues:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_leave_integers_of_a_floating_type_as_they_are(self, dtype):
         integers = torch.arange(6, dtype=dtype).reshape(2, 3)
-        rows = Rows(integers=integers, scale=torch.full((1,), 0.5, dtype=dtype), bias=torch.ones(3, dtype=dtype), dtype=dtype)
+        rows = Rows(
+            integers=integers, scale=torch.full((1,), 0.5, dtype=dtype), bias=torch.ones(3, dtype=dtype), dtype=dtype
+        )
         assert rows.values.tolist() == [[1.0, 1.5, 2.0], [2.5, 3.0, 3.5]]
         assert torch.equal(rows.integers, torch.arange(6, dtype=dtype).reshape(2, 3))
 

@@ -42,8 +42,13 @@ def library() -> "Library | None":
         logger.info("No C compiler found: the reference kernels do the work, some times slower.")
         return None
     try:
-        built = Library(ctypes.CDLL(str(build(compiler))))
-    except (OSError, subprocess.SubprocessError) as error:
+        path = build(compiler)
+        try:
+            built = Library(ctypes.CDLL(str(path)))
+        except (OSError, AttributeError):  # damaged
+            path.unlink()
+            built = Library(ctypes.CDLL(str(build(compiler))))
+    except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         logger.warning(f"The CPU kernels could not be built, the reference ones do the work: {said.strip()[-500:]}")
         return None
@@ -237,16 +242,45 @@ class Library:
             exact = torch.matmul(a.double(), b.transpose(-1, -2).double())
             if not torch.equal(self.products(a, b.transpose(-1, -2)).double(), exact):
                 return False
-        integers = torch.randint(-(2**20), 2**20, (6, 33), generator=generator, dtype=torch.int32)
-        scale, bias, threshold = (torch.rand(33, generator=generator) + 1e-3 for _ in range(3))
-        values = integers.float() * scale + bias
+        features, bounds = 33, (-8, 7)
+        integers = torch.randint(-20, 20, (6, features), generator=generator, dtype=torch.int32)
+        scale, bias, threshold = (torch.rand(features, generator=generator) + 0.1 for _ in range(3))
+        values = integers * scale + bias
         if not torch.equal(self.values(integers, scale, bias), values):
             return False
-        targets = torch.floor(values / threshold + 0.5).clamp(-8, 7).to(torch.int8).view(3, 2, 33)
-        tracer = torch.zeros(2, 33, dtype=torch.int8)
-        index = torch.arange(6).view(3, 2)
-        levels, _, _, _ = self.fire(integers, scale, bias, threshold, (-8, 7), index, tracer, None, 15, 0)
-        return torch.equal(levels, targets)
+        if not torch.equal(self.values(integers.to(torch.int8), scale, None), integers * scale):
+            return False
+        targets = torch.floor(values / threshold + 0.5).clamp(*bounds).to(torch.int8).view(3, 2, 1, features)
+        tokens = torch.tensor([[True], [False]])
+        targets[:, 1] = 0
+        for max_spikes, closed in ((1, 1), (15, 0)):
+            tracer, expected = torch.zeros(2, 1, features, dtype=torch.int8), []
+            for step, target in enumerate(targets):
+                before = expected[-1] if expected else tracer
+                k = 0 if step < closed else max_spikes
+                expected.append(before + (target - before).clamp(-k, k))
+            index = torch.arange(6).view(3, 2)
+            for current in (integers, values):
+                given = current.view(6, 1, features), scale, bias, threshold, bounds, index, tracer.clone(), tokens
+                levels, counts, at_target, undefined = self.fire(*given, max_spikes, closed)
+                spikes = torch.stack(expected).diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1)
+                settled = (expected[-1] == targets[-1]).flatten(1).all(1)
+                found = (levels, counts, at_target)
+                if undefined or not all(map(torch.equal, found, (torch.stack(expected), spikes, settled))):
+                    return False
+        values[0, 0] = torch.nan
+        return self.fire(
+            values[:2],
+            None,
+            None,
+            threshold,
+            bounds,
+            torch.zeros(1, 1),
+            torch.zeros(1, 1, features, dtype=torch.int8),
+            None,
+            1,
+            0,
+        )[3]
 
 
 def spread(x: torch.Tensor, features: int) -> torch.Tensor:

@@ -7,6 +7,8 @@ are the same ones in the same order. So which of them runs is a matter of speed 
 package is installed, and does with the references if not.
 """
 
+from functools import cache
+
 import torch
 
 try:
@@ -73,8 +75,21 @@ def weight_dtype(levels: torch.Tensor, bound: int) -> torch.dtype:
 
     int8 where the processor multiplies bytes; else a floating type in which no sum of this product is rounded.
     """
-    on_cpu = levels.device.type == "cpu" and torch.backends.mkldnn.is_available()
-    return torch.int8 if on_cpu and levels.dtype == torch.int8 else exact_dtype(bound)
+    bytes_will_do = levels.device.type == "cpu" and levels.dtype == torch.int8 and multiplies_bytes()
+    return torch.int8 if bytes_will_do else exact_dtype(bound)
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether torch's product of int8 matrices is fast and exact on this CPU.
+
+    Without instructions for it (VNNI), oneDNN adds pairs of products in 16 bits, which then overflow.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    a, b = torch.full((9, 64), 127, dtype=torch.int8), torch.full((64, 33), 127, dtype=torch.int8)
+    a[::2], b[:, ::2] = -128, -127
+    return torch.equal(torch._int_mm(a, b).double(), a.double() @ b.double())
 
 
 def exact_dtype(bound: int) -> torch.dtype:

@@ -44,7 +44,7 @@ class Linear(nn.Linear):
                 exact = Rows(values, timeline=x.timeline)
         if not torch.is_grad_enabled():
             return exact
-        return Rows(with_gradient_of(exact.values, self(x.values)), timeline=x.timeline)
+        return exact.with_gradient_of(self(x.values))
 
     def integer_product(self, x: Rows) -> Rows:
         """Levels times integer weights, and what they are scaled with."""
@@ -88,7 +88,7 @@ def integer_weight(module: Linear, dtype: torch.dtype) -> torch.Tensor:
     return remembered(module, dtype, lambda: quantizer.quantize(module.weight).to(dtype).t().contiguous())
 
 
-# What was made of the weights of a module, until they change: {module: {what: (their versions, tensor)}}.
+# What was made of the weights of a module, until they change: {module: {what: (their versions, tensor, them)}}.
 _made: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
 
 
@@ -105,23 +105,9 @@ def remembered(module: Linear | Conv2d, what, make: Callable[[], torch.Tensor]) 
     key = [(x.data_ptr(), x._version, x.dtype, x.device) for x in sources]
     kept = _made.setdefault(module, {})
     if what not in kept or kept[what][0] != key:
-        kept[what] = (key, make().detach())
+        # Their memory is kept too, so that no other tensor comes to lie at the same address.
+        kept[what] = (key, make().detach(), [x.detach() for x in sources])
     return kept[what][1]
-
-
-class _Replace(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, differentiable, exact):
-        return exact.view_as(exact)
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        return grad_output, None
-
-
-def with_gradient_of(exact: torch.Tensor, differentiable: torch.Tensor) -> torch.Tensor:
-    """`exact`, with the gradient of the same thing computed in floating point."""
-    return _Replace.apply(differentiable, exact.detach())
 
 
 class MatMul(nn.Module):
@@ -134,7 +120,7 @@ class MatMul(nn.Module):
             return self.infer(a, b)
         return torch.matmul(a, b)
 
-    def infer(self, a: Rows, b: Rows) -> Rows | torch.Tensor:
+    def infer(self, a: Rows, b: Rows) -> Rows:
         """The product in inference: of levels, if each side has one scale."""
         if a.levels is None or b.levels is None:
             return torch.matmul(a, b)
@@ -143,7 +129,7 @@ class MatMul(nn.Module):
         rows = Rows(integers=product, scale=a.scale * b.scale, dtype=a.dtype, timeline=timeline)
         if not torch.is_grad_enabled():
             return rows
-        return with_gradient_of(rows.values, torch.matmul(a.values, b.values))
+        return rows.with_gradient_of(torch.matmul(a.values, b.values))
 
 
 class Softmax(nn.Module):

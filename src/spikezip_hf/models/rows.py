@@ -56,6 +56,18 @@ class Timeline:
         return x.index_select(0, self.index[wanted.changed].to(x.device))
 
 
+class _Replace(torch.autograd.Function):
+    """Its second argument, with the gradient of the first."""
+
+    @staticmethod
+    def forward(ctx, differentiable, exact):
+        return exact.view_as(exact)
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        return grad_output, None
+
+
 class Rows:
     """A tensor of values (rows, ...) that remembers its integers, its scale and its steps.
 
@@ -158,11 +170,19 @@ class Rows:
         return Rows(self.values.to(*args, **kwargs), timeline=self.timeline)
 
     def scaled(self, factor: float) -> "Rows":
-        """`factor` times the values, by way of the scale where there are only integers."""
-        if self._values is not None or self.bias is not None:
+        """`factor` times the values, by way of the scale where there are integers."""
+        if self.integers is None or self.bias is not None:
             return Rows(self.values * factor, timeline=self.timeline)
         assert self.scale is not None
-        return Rows(integers=self.integers, scale=self.scale * factor, dtype=self.dtype, timeline=self.timeline)
+        rows = Rows(integers=self.integers, scale=self.scale * factor, dtype=self.dtype, timeline=self.timeline)
+        differentiable = self._values is not None and self._values.requires_grad
+        return rows.with_gradient_of(self._values * factor) if differentiable else rows
+
+    def with_gradient_of(self, differentiable: torch.Tensor) -> "Rows":
+        """The same, its values with the gradient of what was computed in floating point."""
+        rows = copy(self)
+        rows._values = _Replace.apply(differentiable, self.values.detach())
+        return rows
 
     def retimed(self, timeline: Timeline) -> "Rows":
         """The same rows, standing for other steps."""
@@ -187,7 +207,7 @@ class Rows:
         return self.__torch_function__(torch.add, (), (other, self))
 
     def __mul__(self, other):
-        if isinstance(other, float) and self.integers is not None:
+        if isinstance(other, float):
             return self.scaled(other)
         return self.__torch_function__(torch.mul, (), (self, other))
 
