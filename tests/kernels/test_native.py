@@ -180,6 +180,10 @@ def assert_fires_as_reference(node, current, tracer, *arguments):
         expected = fire_reference(node, current, tracer.clone(), *arguments)
     assert torch.equal(firing.levels, expected.levels)
     assert firing.levels.dtype == expected.levels.dtype
+    assert torch.equal(firing.timeline.index, expected.timeline.index)
+    assert torch.equal(firing.timeline.changed, expected.timeline.changed)
+    assert firing.timeline.num_rows == expected.timeline.num_rows
+    assert torch.equal(firing.tracer, expected.tracer)
     assert torch.equal(firing.counts, expected.counts)
     assert torch.equal(firing.at_target, expected.at_target)
     assert bool(firing.undefined) == bool(expected.undefined)
@@ -253,7 +257,7 @@ class TestNeurons:
         tracer = torch.zeros(1, 300, dtype=torch.int8)
         firing = assert_fires_as_reference(node, current, tracer, None, levels - 1)
         low, high = node.min_level, node.max_level
-        assert firing.levels[:, 0, 0].tolist() == [high, low, high, low]
+        assert firing.levels[:, 0].tolist() == [high, low, high, low]
         assert firing.counts[1].item() == 300 * (high - low)  # more than fits in 16 bits
 
     @pytest.mark.parametrize("step", [0, 3])

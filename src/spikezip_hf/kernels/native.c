@@ -80,22 +80,37 @@ static int64_t track(const int8_t *target, int8_t *tracer, int8_t *levels, int64
     return spikes;
 }
 
+// `count` numbers, one or one for each feature, as one for each feature; zeros if there are none.
+static const float *spread(const float *numbers, int64_t count, int64_t features, float *to) {
+    if (count == features) return numbers;
+    for (int64_t c = 0; c < features; c++) to[c] = count ? numbers[0] : 0.0f;
+    return to;
+}
+
 // Run the neurons of one node through a chunk of `steps` steps of `samples` samples.
 //   current    rows of (n) elements, float or int32 (then x = integer * scale[c] + bias[c])
 //   tokens     (samples, positions) which positions hold tokens, or NULL; positions are the last but one dimension
 //   index      (steps, samples) which row is the current of that step
-//   tracer     (samples, n) before and after; levels (steps, samples, n), written up to `last_step`
+//   tracer     (samples, n) before and after
+//   levels     (steps, samples, n): its first rows are the levels of the steps at which a sample's levels move, and of
+//              the first step
+//   row_of     (steps, samples) the row of `levels` that stands for a step; `changed`, whether it is the step's own
 //   closed     leading steps in which the node may not fire
 //   counts     (steps, samples) spikes; at_target (samples) whether the last tracers are at their targets
-// Returns the steps until all has come to rest (levels after that are those of the last), or -1 if a current is NaN.
-int64_t spikezip_fire(const void *current, int is_integer, const float *scale, const float *bias,
-                      const float *threshold, const uint8_t *tokens, int64_t positions, int64_t n, int64_t features,
-                      int64_t steps, int64_t samples, const int32_t *index, int8_t *tracer, int8_t *levels,
-                      int64_t *counts, int32_t *at_target, int min_level, int max_level, int k, int64_t closed) {
+// `scale`, `bias` and `threshold` are one number or one for each feature, as `scales`, `biases` and `thresholds` say;
+// no biases is no bias. Returns how many rows of levels there are, or -1 if a current is NaN.
+int64_t spikezip_fire(const void *current, int is_integer, const float *scale, int64_t scales, const float *bias,
+                      int64_t biases, const float *threshold, int64_t thresholds, const uint8_t *tokens,
+                      int64_t positions, int64_t n, int64_t features, int64_t steps, int64_t samples,
+                      const int64_t *index, int8_t *tracer, int8_t *levels, int64_t *row_of, uint8_t *changed,
+                      int64_t *counts, uint8_t *at_target, int min_level, int max_level, int k, int64_t closed) {
+    float *numbers = malloc((size_t)(3 * features) * sizeof *numbers);
+    scale = spread(scale, scales, features, numbers);
+    bias = spread(bias, biases, features, numbers + features);
+    threshold = spread(threshold, thresholds, features, numbers + 2 * features);
     int64_t rows_of_block = BLOCK / features > 0 ? BLOCK / features : 1;
     int64_t block = rows_of_block * features;
     int64_t blocks = (n + block - 1) / block;
-    int64_t last_step = 1;
     int undefined = 0;
     memset(counts, 0, (size_t)(steps * samples) * sizeof *counts);
     for (int64_t b = 0; b < samples; b++) at_target[b] = 1;
@@ -103,13 +118,13 @@ int64_t spikezip_fire(const void *current, int is_integer, const float *scale, c
 #pragma omp parallel
     {
         int8_t target[MOST_FEATURES];
-#pragma omp for schedule(dynamic) reduction(max : last_step) reduction(| : undefined)
+#pragma omp for schedule(dynamic) reduction(| : undefined)
         for (int64_t item = 0; item < samples * blocks; item++) {
             int64_t b = item / blocks, offset = item % blocks * block;
             int64_t size = n - offset < block ? n - offset : block;
             int64_t moves = steps - 1;  // the last step at which the current of this sample changes
             while (moves > 0 && index[moves * samples + b] == index[(moves - 1) * samples + b]) moves--;
-            int32_t row = -1;
+            int64_t row = -1;
             int pending = 1;
             int8_t *state = tracer + b * n + offset;
             int64_t t = 0;
@@ -133,22 +148,38 @@ int64_t spikezip_fire(const void *current, int is_integer, const float *scale, c
 #pragma omp atomic write
                 at_target[b] = 0;
             }
-            last_step = t > last_step ? t : last_step;
             for (; t < steps; t++) memcpy(levels + (t * samples + b) * n + offset, state, (size_t)size);
         }
     }
-    return undefined ? -1 : last_step;
+    free(numbers);
+
+    // Keep the rows that something changed in.
+    int64_t rows = 0;
+    for (int64_t t = 0; t < steps; t++)
+        for (int64_t b = 0; b < samples; b++) {
+            int64_t at = t * samples + b;
+            changed[at] = t == 0 || counts[at] > 0;
+            row_of[at] = changed[at] ? rows++ : row_of[at - samples];
+            if (changed[at] && row_of[at] != at) memcpy(levels + row_of[at] * n, levels + at * n, (size_t)n);
+        }
+    return undefined ? -1 : rows;
 }
 
-// Values integer * scale[c] + bias[c] of rows of int8 or int32; no bias if it is NULL.
-void spikezip_value(const void *integers, int is_int8, const float *scale, const float *bias, int64_t rows,
-                    int64_t features, float *values) {
+// Values integer * scale[c] + bias[c] of rows of int8 or int32; scale and bias as in `spikezip_fire`.
+void spikezip_value(const void *integers, int is_int8, const float *scale, int64_t scales, const float *bias,
+                    int64_t biases, int64_t rows, int64_t features, float *values) {
+    float *numbers = malloc((size_t)(2 * features) * sizeof *numbers);
+    scale = spread(scale, scales, features, numbers);
+    bias = biases ? spread(bias, biases, features, numbers + features) : NULL;
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         float *out = values + r * features;
         if (is_int8) {
             const int8_t *in = (const int8_t *)integers + r * features;
-            for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c];
+            if (bias)
+                for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c] + bias[c];
+            else
+                for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c];
         } else {
             const int32_t *in = (const int32_t *)integers + r * features;
             if (bias)
@@ -157,6 +188,7 @@ void spikezip_value(const void *integers, int is_int8, const float *scale, const
                 for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c];
         }
     }
+    free(numbers);
 }
 
 #if HAVE_PRODUCTS

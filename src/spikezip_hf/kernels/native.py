@@ -134,20 +134,19 @@ class Library:
             integers.dtype in (torch.int8, torch.int32)
             and integers.is_contiguous()
             and scale.dtype == dtype == torch.float32
+            and scale.is_contiguous()
         )
 
     def values(self, integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """See `models.kernels.values_of`."""
         features = integers.shape[-1]
-        scale = spread(scale, features)
-        bias = None if bias is None else spread(bias, features)
         values = torch.empty(integers.shape, dtype=torch.float32)
         if values.numel():
             self.functions.spikezip_value(
                 address(integers),
                 int(integers.dtype == torch.int8),
-                address(scale),
-                address(bias),
+                *numbers_of(scale),
+                *numbers_of(bias),
                 int64(integers.numel() // features),
                 int64(features),
                 address(values),
@@ -197,42 +196,43 @@ class Library:
         tokens: torch.Tensor | None,
         max_spikes: int,
         closed_steps: int,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, bool]:
-        """See `models.neurons.fire_reference`; `tracer`, contiguous, is left as after the last step."""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, bool]:
+        """See `models.neurons.Firing`; `tracer`, contiguous, is left as after the last step.
+
+        Returns:
+            Rows of levels; which steps (T, B) have a row, and which row stands for a step; counts; whether at target;
+            whether a current is NaN.
+        """
         steps, samples = index.shape
         features = current.shape[-1]
         is_integer = current.dtype == torch.int32
-        current = current.contiguous()
-        if is_integer:
-            assert scale is not None
-            scale = spread(scale, features)
-            bias = torch.zeros(features) if bias is None else spread(bias, features)
-        threshold = spread(threshold, features)
-        index = index.to(torch.int32).contiguous()
+        current, index = current.contiguous(), index.long().contiguous()
         if tokens is not None:
             tokens = tokens.contiguous()
-        levels = torch.empty(steps, *tracer.shape, dtype=torch.int8)
-        counts = torch.empty(steps, samples, dtype=torch.int64)
-        at_target = torch.empty(samples, dtype=torch.int32)
-        result = self.functions.spikezip_fire(
+        levels = torch.empty(steps * samples, *tracer.shape[1:], dtype=torch.int8)
+        row_of, counts = (torch.empty(steps, samples, dtype=torch.int64) for _ in range(2))
+        changed, at_target = torch.empty(steps, samples, dtype=torch.bool), torch.empty(samples, dtype=torch.bool)
+        rows = self.functions.spikezip_fire(
             address(current),
             int(is_integer),
-            address(scale if is_integer else None),
-            address(bias if is_integer else None),
-            address(threshold),
+            *numbers_of(scale if is_integer else None),
+            *numbers_of(bias if is_integer else None),
+            *numbers_of(threshold),
             address(tokens),
             int64(0 if tokens is None else tokens.shape[-1]),
             *map(int64, (tracer.numel() // max(samples, 1), features, steps, samples)),
             address(index),
             address(tracer),
             address(levels),
+            address(row_of),
+            address(changed),
             address(counts),
             address(at_target),
             *bounds,
             max_spikes,
             int64(closed_steps),
         )
-        return levels, counts, at_target.bool(), result < 0
+        return levels[: abs(rows)], changed, row_of, counts, at_target, rows < 0
 
     def gives_reference(self) -> bool:
         """Whether a small case of everything comes out as plain torch has it."""
@@ -262,27 +262,20 @@ class Library:
             index = torch.arange(6).view(3, 2)
             for current in (integers, values):
                 given = current.view(6, 1, features), scale, bias, threshold, bounds, index, tracer.clone(), tokens
-                levels, counts, at_target, undefined = self.fire(*given, max_spikes, closed)
+                rows, changed, row_of, counts, at_target, undefined = self.fire(*given, max_spikes, closed)
+                levels = rows[row_of]
                 spikes = torch.stack(expected).diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1)
                 settled = (expected[-1] == targets[-1]).flatten(1).all(1)
-                found = (levels, counts, at_target)
-                if undefined or not all(map(torch.equal, found, (torch.stack(expected), spikes, settled))):
+                moves = spikes > 0
+                moves[0] = True
+                found = (levels, changed, counts, at_target)
+                if undefined or not all(map(torch.equal, found, (torch.stack(expected), moves, spikes, settled))):
                     return False
         values[0, 0] = torch.nan
-        return self.fire(
-            values[:2],
-            None,
-            None,
-            threshold,
-            bounds,
-            torch.zeros(1, 1),
-            torch.zeros(1, 1, features, dtype=torch.int8),
-            None,
-            1,
-            0,
-        )[3]
+        index, tracer = torch.zeros(1, 1), torch.zeros(1, 1, features, dtype=torch.int8)
+        return self.fire(values[:1], None, None, threshold, bounds, index, tracer, None, 1, 0)[-1]
 
 
-def spread(x: torch.Tensor, features: int) -> torch.Tensor:
-    """(1,) or (features,) in float32 to (features,)."""
-    return x.detach().float().expand(features).contiguous()
+def numbers_of(x: torch.Tensor | None) -> tuple[ctypes.c_void_p | None, int64]:
+    """Address and count of one number or one for each feature, in float32; none if None."""
+    return (None, int64(0)) if x is None else (address(x), int64(x.numel()))

@@ -300,28 +300,13 @@ class CumulativeEngine(SpikingEngine):
             self.tracers[node.name] = torch.zeros(shape, dtype=node.level_dtype, device=current.device)
         tokens = None if self.tokens is None or current.dim() < 3 else self.chosen(self.tokens).to(current.device)
         tracer = self.chosen(self.tracers[node.name])
-        levels, *report = fire(node, current, tracer, tokens, self.graded(node), self.closed_steps(node))
-        self.firing[node.name] = tuple(report)
+        fired = fire(node, current, tracer, tokens, self.graded(node), self.closed_steps(node))
+        self.firing[node.name] = fired.counts, fired.at_target, fired.undefined
         if self.samples is None:
-            self.tracers[node.name].copy_(levels[-1])
+            self.tracers[node.name] = fired.tracer
         else:
-            self.tracers[node.name][self.samples.to(current.device)] = levels[-1]
-        timeline, levels = self.moved(levels, report[0])
-        return hand_on(node, levels, current.dtype, timeline=timeline)
-
-    def moved(self, levels: torch.Tensor, counts: torch.Tensor) -> tuple[Timeline, torch.Tensor]:
-        """The timeline on which levels (chunk, L, ...) move, and their rows on it."""
-        if levels.device.type == "cpu":
-            changed = counts > 0
-            changed[0] = True
-        else:
-            changed = torch.ones(counts.shape, dtype=torch.bool)
-        rows = levels.flatten(0, 1)
-        timeline = Timeline(changed)
-        if timeline.num_rows < len(rows):
-            leading = bool(changed.flatten()[: timeline.num_rows].all())
-            rows = rows[: timeline.num_rows] if leading else rows[changed.flatten()]
-        return timeline, rows
+            self.tracers[node.name][self.samples.to(current.device)] = fired.tracer
+        return hand_on(node, fired.levels, current.dtype, timeline=fired.timeline)
 
     def accumulated(self, readout, before, every_step):
         readout = self.rows(readout)

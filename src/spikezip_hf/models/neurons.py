@@ -27,13 +27,17 @@ class Firing(NamedTuple):
     """What the neurons of a node do in a chunk of T steps.
 
     Attributes:
-        levels: (T, B, ...) levels S_t after each step.
+        levels: (rows, ...) levels S_t after those steps at which they move, and after the first.
+        timeline: the steps that rows stand for.
+        tracer: (B, ...) levels after the last step.
         counts: (T, B) int64 spikes of each step; a spike of size m counts m.
         at_target: (B,) bool, whether the last levels are the quantizer's.
         undefined: bool, or bool scalar: whether NaN was among the currents.
     """
 
     levels: torch.Tensor
+    timeline: Timeline
+    tracer: torch.Tensor
     counts: torch.Tensor
     at_target: torch.Tensor
     undefined: torch.Tensor | bool
@@ -65,11 +69,10 @@ def fire(
         return fire_reference(node, current, tracer, tokens, max_spikes, closed_steps)
     bounds = node.min_level, node.max_level
     index = current.timeline.index
-    return Firing(
-        *kernels.fire(
-            given, current.scale, current.bias, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps
-        )
+    levels, changed, row_of, *report = kernels.fire(
+        given, current.scale, current.bias, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps
     )
+    return Firing(levels, Timeline(changed, row_of, len(levels)), tracer, *report)
 
 
 def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows) -> torch.Tensor:
@@ -87,10 +90,10 @@ def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows) -> torch.Tensor:
     # One step of neurons that may fire as often as it takes.
     one_step = rows.retimed(Timeline.constant(1, rows.shape[0]))
     rest = torch.zeros(rows.shape, dtype=node.level_dtype)
-    levels, _, _, undefined = fire(node, one_step, rest, max_spikes=node.levels - 1)
-    if bool(undefined):
+    fired = fire(node, one_step, rest, max_spikes=node.levels - 1)
+    if bool(fired.undefined):
         raise undefined_current(node.name)
-    return levels[0]
+    return fired.levels
 
 
 def undefined_current(name: str) -> FloatingPointError:
@@ -123,10 +126,17 @@ def fire_reference(
         target, values = target.masked_fill(padding, 0), values.masked_fill(padding, 0.0)
     undefined = values.max().isnan()  # the largest is NaN if any is: one pass, and no tensor of bool
     levels = track(target, tracer, max_spikes, closed_steps)
-    spikes = levels.diff(dim=0, prepend=tracer[None])
+    counts = levels.diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1, dtype=torch.int64)
+    # On a GPU to look which rows have changed would wait for the device, at every node: there all are kept.
+    changed = counts > 0 if levels.device.type == "cpu" else torch.ones(counts.shape, dtype=torch.bool)
+    changed[0] = True
+    timeline = Timeline(changed)
+    rows = levels.flatten(0, 1)
     return Firing(
-        levels,
-        spikes.flatten(2).abs().sum(-1, dtype=torch.int64),
+        rows if timeline.num_rows == len(rows) else rows[changed.flatten()],
+        timeline,
+        levels[-1].clone(),  # a view would keep the whole chunk alive
+        counts,
         (levels[-1] == target[-1]).flatten(1).all(1),
         undefined,
     )

@@ -22,14 +22,18 @@ class Timeline:
 
     Args:
         changed: (steps, samples) bool, on the CPU. The first step is True for every sample.
+        index, num_rows: what follows from it, where it is known already.
 
     Attributes:
         index: (steps, samples) int64, the row that stands for a step. Rows are in order of steps, then samples.
         num_rows: how many rows there are.
     """
 
-    def __init__(self, changed: torch.Tensor):
+    def __init__(self, changed: torch.Tensor, index: torch.Tensor | None = None, num_rows: int = 0):
         self.changed = changed
+        if index is not None:
+            self.index, self.num_rows = index, num_rows
+            return
         numbers = changed.flatten().cumsum(0).view(changed.shape) - 1
         self.index = torch.where(changed, numbers, -1).cummax(0).values
         self.num_rows = int(numbers[-1, -1]) + 1 if changed.numel() else 0
