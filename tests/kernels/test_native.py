@@ -143,7 +143,7 @@ class TestValues:
         bias = None
         if with_bias and dtype == torch.int32:  # levels have none
             bias = sprinkled(torch.randn(features, generator=generator), [0.0, -0.0], generator)
-        assert built.takes_values(integers, scale, torch.float32)
+        assert built.takes_values(integers, scale, bias, torch.float32)
         with mock.patch.object(kernels, "native", None):
             expected = kernels.values_of(integers, scale, bias, torch.float32)
         values = kernels.values_of(integers, scale, bias, torch.float32)

@@ -31,7 +31,7 @@ def answers(model, batch: Mapping[str, torch.Tensor], time_steps: int | None = N
     if time_steps is None:
         logits = model(**inputs, return_dict=True).get("logits")
     else:
-        run = model.trajectory(**inputs, time_steps=time_steps, output_time_steps=True)
+        run = model.trajectory(**inputs, time_steps=time_steps, output_time_steps=True, stop="equilibrium")
         logits = run.readout if model.readout == "logits" else None
     if logits is None or logits.dim() != 2:
         raise ValueError(

@@ -49,7 +49,8 @@ class Courses:
         Raises:
             ValueError: no batches, or a model that is no classifier of samples.
         """
-        model.check_confidence("cumulative", (False, False))
+        if why := model.no_confidence():
+            raise ValueError(why)
         time_steps = model.config.time_steps if time_steps is None else time_steps
         found: dict[str, list[torch.Tensor]] = {"margins": [], "predictions": [], "last": [], "labels": []}
         for batch in tqdm(batches, desc="simulating", unit="batch"):

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,8 @@ from typing import Any
 from transformers import PreTrainedModel
 from transformers.utils import logging
 
-from accelerate import PartialState
 from spikezip_hf.analysis.answers import answers
-from spikezip_hf.analysis.processes import gathered, my_share, told_to_end
+from spikezip_hf.analysis.processes import PartialState, gathered, my_share, told_to_end
 from spikezip_hf.conversion.certificate import check_twins
 from spikezip_hf.files import write_json
 from spikezip_hf.hub.results import network_digest
@@ -111,11 +111,15 @@ def predict(
         },
     )
     parts: list[tuple[int, pyarrow.Table]] = []
-    share = my_share(-(-len(inputs) // part_size), processes)
+    count = -(-len(inputs) // part_size)
+    paths = [home / f"part-{number:05d}.parquet" for number in range(count)]
     with eval_mode(model), told_to_end(processes):
-        for number in share:
+        # What is left to do is dealt out, as the first process sees it; what is finished, too, to be read.
+        (finished, *_) = gathered([[path.exists() for path in paths]], processes)
+        share = [my_share([n for n in range(count) if finished[n] is there], processes) for there in (True, False)]
+        for number in chain(*share):
             rows = rows_in_order[number * part_size : (number + 1) * part_size]
-            path = home / f"part-{number:05d}.parquet"
+            path = paths[number]
             part = read_part(path, rows, features)
             if part is None:
                 made = Dataset.from_dict({"index": rows}).map(
@@ -126,7 +130,7 @@ def predict(
                     keep_in_memory=True,  # what is left in a cache folder, nobody removes
                     load_from_cache_file=False,
                     new_fingerprint=path.stem,  # else datasets makes one of the model's weights, for each part
-                    desc=f"predicting, part {number + 1} of {-(-len(inputs) // part_size)}",
+                    desc=f"predicting, part {number + 1} of {count}",
                 )
                 part = made.data.table.select(list(features)).cast(features.arrow_schema)
                 aside = path.with_name(f".{path.name}.partial")

@@ -3,12 +3,19 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Any
 
-from accelerate.utils import gather_object
+try:
+    from accelerate.utils import gather_object
+    from torch.distributed import DistError
 
-from accelerate import PartialState
+    from accelerate import PartialState
+except ImportError as error:
+    raise ImportError(
+        f"Evaluating on a data set needs more than the models do ({error}): pip install 'spikezip-hf[train]'."
+    ) from error
 
 ENDED = (
     "A process of this run has ended before its time: killed, out of memory, or by an error of its own, which then "
@@ -20,10 +27,21 @@ class ProcessEndedError(OSError):
     """Another process of the run is gone."""
 
 
-def my_share(count: int, state: PartialState | None) -> range:
-    """Numbers below `count` that this process is to work on: every one with the same remainder, so that parts in order
-    of length are dealt out evenly. All of them without other processes."""
-    return range(count) if state is None else range(state.process_index, count, state.num_processes)
+class _ToldToEnd(BaseException):
+    """As KeyboardInterrupt: nobody on the way takes it for an error of its own."""
+
+
+def processes(use_cpu: bool) -> PartialState:
+    """The processes among which a launcher has this one share the work, and its device.
+
+    They wait for one another as long as it takes: one may have finished parts to read where another has hours to go.
+    """
+    return PartialState(cpu=use_cpu, timeout=timedelta(days=30))
+
+
+def my_share(numbers: Sequence[int], state: PartialState | None) -> Sequence[int]:
+    """Those of the numbers that this process is to work on, dealt out one by one. All without other processes."""
+    return numbers if state is None else numbers[state.process_index :: state.num_processes]
 
 
 def gathered(items: list[Any], state: PartialState | None) -> list[Any]:
@@ -36,7 +54,9 @@ def gathered(items: list[Any], state: PartialState | None) -> list[Any]:
         return items
     try:
         return gather_object(items)
-    except RuntimeError as error:  # how torch says that a connection was closed
+    except (DistError, RuntimeError) as error:
+        if not isinstance(error, DistError) and "onnection" not in str(error):  # gloo's are plain RuntimeErrors
+            raise
         raise ProcessEndedError(ENDED) from error
 
 
@@ -49,10 +69,12 @@ def told_to_end(state: PartialState | None) -> Iterator[None]:
         return
 
     def stop(number, frame):
-        raise ProcessEndedError(ENDED)
+        raise _ToldToEnd
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except _ToldToEnd as signalled:
+        raise ProcessEndedError(ENDED) from signalled
     finally:
         signal.signal(signal.SIGTERM, before)

@@ -98,7 +98,7 @@ static const float *spread(const float *numbers, int64_t count, int64_t features
 //   closed     leading steps in which the node may not fire
 //   counts     (steps, samples) spikes; at_target (samples) whether the last tracers are at their targets
 // `scale`, `bias` and `threshold` are one number or one for each feature, as `scales`, `biases` and `thresholds` say;
-// no biases is no bias. Returns how many rows of levels there are, or -1 if a current is NaN.
+// no biases is no bias. Returns how many rows of levels there are, negative if a current is NaN.
 int64_t spikezip_fire(const void *current, int is_integer, const float *scale, int64_t scales, const float *bias,
                       int64_t biases, const float *threshold, int64_t thresholds, const uint8_t *tokens,
                       int64_t positions, int64_t n, int64_t features, int64_t steps, int64_t samples,
@@ -162,7 +162,7 @@ int64_t spikezip_fire(const void *current, int is_integer, const float *scale, i
             row_of[at] = changed[at] ? rows++ : row_of[at - samples];
             if (changed[at] && row_of[at] != at) memcpy(levels + row_of[at] * n, levels + at * n, (size_t)n);
         }
-    return undefined ? -1 : rows;
+    return undefined ? -rows : rows;
 }
 
 // Values integer * scale[c] + bias[c] of rows of int8 or int32; scale and bias as in `spikezip_fire`.

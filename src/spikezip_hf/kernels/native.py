@@ -46,7 +46,7 @@ def library() -> "Library | None":
         try:
             built = Library(ctypes.CDLL(str(path)))
         except (OSError, AttributeError):  # damaged
-            path.unlink()
+            path.unlink(missing_ok=True)
             built = Library(ctypes.CDLL(str(build(compiler))))
     except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
@@ -129,12 +129,14 @@ class Library:
         functions.spikezip_fire.restype = int64
         self.has_products = bool(functions.spikezip_has_products())
 
-    def takes_values(self, integers: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> bool:
+    def takes_values(
+        self, integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+    ) -> bool:
         return (
             integers.dtype in (torch.int8, torch.int32)
             and integers.is_contiguous()
-            and scale.dtype == dtype == torch.float32
-            and scale.is_contiguous()
+            and dtype == torch.float32
+            and all(is_spread(x, integers.shape[-1]) for x in (scale, bias))
         )
 
     def values(self, integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -153,8 +155,9 @@ class Library:
             )
         return values
 
-    def takes_products(self, a: torch.Tensor, b: torch.Tensor) -> bool:
-        return self.has_products and a.dtype == b.dtype == torch.int8 and a.dim() == b.dim() == 4
+    def takes_products(self, a: torch.Tensor, b: torch.Tensor, bound: int) -> bool:
+        fits = bound < 2**31 and a.dim() == b.dim() == 4 and a.shape[:2] == b.shape[:2] and a.shape[3] == b.shape[2]
+        return self.has_products and a.dtype == b.dtype == torch.int8 and fits and a.numel() > 0 and b.numel() > 0
 
     def products(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         """See `models.kernels.integer_matmul`. Heads lie inside positions, as they do in what is made of them next,
@@ -176,12 +179,28 @@ class Library:
         )
         return out
 
-    def takes_neurons(self, current: torch.Tensor, threshold: torch.Tensor, tracer: torch.Tensor) -> bool:
+    def takes_neurons(
+        self,
+        current: torch.Tensor,
+        scale: torch.Tensor | None,
+        bias: torch.Tensor | None,
+        threshold: torch.Tensor,
+        index: torch.Tensor,
+        tracer: torch.Tensor,
+        tokens: torch.Tensor | None,
+    ) -> bool:
+        """Whether all is of the types that the kernel reads and of shapes that fit one another."""
         return (
             current.dtype in (torch.float32, torch.int32)
-            and threshold.dtype == torch.float32
             and tracer.dtype == torch.int8
+            and tracer.is_contiguous()
+            and tracer.numel() > 0
+            and current.shape[1:] == tracer.shape[1:]
+            and index.shape[1] == len(tracer)
+            and int(index.max()) < len(current)
             and current.shape[-1] <= MOST_FEATURES
+            and all(is_spread(x, current.shape[-1]) for x in (scale, bias, threshold))
+            and (tokens is None or (tokens.dtype == torch.bool and tokens.shape == (len(tracer), current.shape[-2])))
         )
 
     def fire(
@@ -237,11 +256,12 @@ class Library:
     def gives_reference(self) -> bool:
         """Whether a small case of everything comes out as plain torch has it."""
         generator = torch.Generator().manual_seed(0)
-        a, b = (torch.randint(-128, 128, (2, 3, 5, 7), generator=generator, dtype=torch.int8) for _ in range(2))
-        if self.has_products:
-            exact = torch.matmul(a.double(), b.transpose(-1, -2).double())
-            if not torch.equal(self.products(a, b.transpose(-1, -2)).double(), exact):
-                return False
+        for m, k, n in ((5, 7, 5), (13, 8, 70)) if self.has_products else ():
+            a = torch.randint(-128, 128, (2, m, 3, k), generator=generator, dtype=torch.int8).transpose(1, 2)
+            b = torch.randint(-128, 128, (2, 3, k, n), generator=generator, dtype=torch.int8)
+            for right in (b, b.mT.contiguous().mT):
+                if not torch.equal(self.products(a, right).double(), torch.matmul(a.double(), right.double())):
+                    return False
         features, bounds = 33, (-8, 7)
         integers = torch.randint(-20, 20, (6, features), generator=generator, dtype=torch.int32)
         scale, bias, threshold = (torch.rand(features, generator=generator) + 0.1 for _ in range(3))
@@ -271,9 +291,21 @@ class Library:
                 found = (levels, changed, counts, at_target)
                 if undefined or not all(map(torch.equal, found, (torch.stack(expected), moves, spikes, settled))):
                     return False
+        # More than one block of elements, and steps at which nothing new comes.
+        current = torch.randn(2, 300, features, generator=generator)
+        index, tracer = torch.tensor([[0], [0], [1], [1]]), torch.zeros(1, 300, features, dtype=torch.int8)
+        rows, _, row_of, *_ = self.fire(current, None, None, threshold, bounds, index, tracer.clone(), None, 15, 0)
+        targets = torch.floor(current / threshold + 0.5).clamp(*bounds).to(torch.int8)
+        if row_of[:, 0].tolist() != [0, 0, 1, 1] or not torch.equal(rows, targets):
+            return False
         values[0, 0] = torch.nan
         index, tracer = torch.zeros(1, 1), torch.zeros(1, 1, features, dtype=torch.int8)
         return self.fire(values[:1], None, None, threshold, bounds, index, tracer, None, 1, 0)[-1]
+
+
+def is_spread(x: torch.Tensor | None, features: int) -> bool:
+    """Whether `x` is nothing, one number, or one for each feature, as the kernels take them."""
+    return x is None or (x.dtype == torch.float32 and x.is_contiguous() and x.numel() in (1, features))
 
 
 def numbers_of(x: torch.Tensor | None) -> tuple[ctypes.c_void_p | None, int64]:

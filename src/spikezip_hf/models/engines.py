@@ -23,7 +23,7 @@ from torch import nn
 from .neurons import fire, levels_of, pending_spikes, undefined_current
 from .operators import SESA, SPIKE_FORMS, MatMul, SpikeOperator
 from .quantization import LSQQuantizer
-from .rows import Rows, Timeline, unwrap
+from .rows import Rows, Timeline, in_inference, unwrap
 
 
 class QuantEngine:
@@ -84,7 +84,7 @@ class QuantEngine:
         return current
 
     def linear(self, module: nn.Module, x):
-        return module(x if isinstance(x, Rows) or not in_inference(module) else Rows(x))
+        return module(x)
 
     def matmul(self, product: MatMul, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return product(a, b)
@@ -99,14 +99,14 @@ class QuantEngine:
         """What the node makes of the current that reaches it: its levels in inference, else values."""
         if not in_inference(node):
             return node(current)
-        values = node(unwrap(current)) if torch.is_grad_enabled() else None
-        with torch.no_grad():
-            return hand_on(node, levels_of(node, current), current.dtype, values)
+        return node(current, infer)
 
 
-def in_inference(module: nn.Module) -> bool:
-    """Whether what travels are Rows. Not in a compiled graph: it rounds in its own way whatever it is given."""
-    return not (module.training or torch.compiler.is_compiling() or torch.jit.is_tracing())
+def infer(node: LSQQuantizer, current: torch.Tensor | Rows) -> Rows:
+    """What a node hands on in the QANN: levels, and values with a gradient where one is asked for."""
+    values = node(unwrap(current)) if torch.is_grad_enabled() else None
+    with torch.no_grad():
+        return hand_on(node, levels_of(node, current), current.dtype, values)
 
 
 def hand_on(node: LSQQuantizer, levels: torch.Tensor, dtype: torch.dtype, values=None, timeline=None) -> Rows:
@@ -264,8 +264,19 @@ class CumulativeEngine(SpikingEngine):
         self.constant = Timeline.constant(steps, self.num_samples)
 
     def rows(self, x: torch.Tensor | Rows) -> Rows:
-        """What stays the same at all steps, (L, ...), as rows."""
-        return x if isinstance(x, Rows) else Rows(x, timeline=self.constant)
+        """What stays the same at all steps, (L, ...), as rows.
+
+        Raises:
+            ValueError: it has another number of rows.
+        """
+        if isinstance(x, Rows):
+            return x
+        if len(x) != self.num_samples:
+            raise ValueError(
+                f"A plain tensor of {len(x)} rows came where {self.num_samples} samples are simulated: a hook must "
+                "hand on what torch functions make of the Rows that it gets, which know their steps."
+            )
+        return Rows(x, timeline=self.constant)
 
     def encode(self, module, inputs, per_step=False):
         if not per_step:
@@ -300,13 +311,17 @@ class CumulativeEngine(SpikingEngine):
             self.tracers[node.name] = torch.zeros(shape, dtype=node.level_dtype, device=current.device)
         tokens = None if self.tokens is None or current.dim() < 3 else self.chosen(self.tokens).to(current.device)
         tracer = self.chosen(self.tracers[node.name])
-        fired = fire(node, current, tracer, tokens, self.graded(node), self.closed_steps(node))
-        self.firing[node.name] = fired.counts, fired.at_target, fired.undefined
-        if self.samples is None:
-            self.tracers[node.name] = fired.tracer
-        else:
-            self.tracers[node.name][self.samples.to(current.device)] = fired.tracer
-        return hand_on(node, fired.levels, current.dtype, timeline=fired.timeline)
+
+        def step(node, current):
+            fired = fire(node, current, tracer, tokens, self.graded(node), self.closed_steps(node))
+            self.firing[node.name] = fired.counts, fired.at_target, fired.undefined
+            if self.samples is None:
+                self.tracers[node.name] = fired.tracer
+            else:
+                self.tracers[node.name][self.samples.to(current.device)] = fired.tracer
+            return hand_on(node, fired.levels, current.dtype, timeline=fired.timeline)
+
+        return node(current, step)
 
     def accumulated(self, readout, before, every_step):
         readout = self.rows(readout)

@@ -33,8 +33,8 @@ def values_of(
         integers: (..., features) whole numbers.
         scale, bias: (1,) or (features,); no bias if None.
     """
-    kernels = compiled(integers, scale)
-    if kernels is not None and kernels.takes_values(integers, scale, dtype):
+    kernels = compiled(integers, scale, bias)
+    if kernels is not None and kernels.takes_values(integers, scale, bias, dtype):
         return kernels.values(integers, scale, bias)
     values = integers.to(scale.dtype)
     values = values.mul_(scale) if values is not integers else values * scale
@@ -48,7 +48,7 @@ def integer_matmul(a: torch.Tensor, b: torch.Tensor, bound: int) -> torch.Tensor
         bound: of the absolute value of a sum.
     """
     kernels = compiled(a, b)
-    if kernels is not None and kernels.takes_products(a, b):
+    if kernels is not None and kernels.takes_products(a, b, bound):
         return kernels.products(a, b)
     exact = exact_dtype(bound)
     with torch.autocast(a.device.type, enabled=False):
@@ -75,7 +75,7 @@ def weight_dtype(levels: torch.Tensor, bound: int) -> torch.dtype:
 
     int8 where the processor multiplies bytes; else a floating type in which no sum of this product is rounded.
     """
-    bytes_will_do = levels.device.type == "cpu" and levels.dtype == torch.int8 and multiplies_bytes()
+    bytes_will_do = levels.device.type == "cpu" and levels.dtype == torch.int8 and bound < 2**31 and multiplies_bytes()
     return torch.int8 if bytes_will_do else exact_dtype(bound)
 
 

@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput, logging
 from .checkpoints import CheckpointModel, adapted
 from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
-from .operators import Conv2d, Linear
+from .operators import Conv2d, Linear, weights_remembered
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
 from .simulation import Trajectory, closed_form, confirm_levels, default_chunk_steps, simulate
@@ -372,6 +372,10 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         """
         config = self.config
         time_steps = config.time_steps if time_steps is None else time_steps
+        flags = self.output_flags(output_hidden_states, output_attentions)
+        if stop is None and confidence_threshold is None:  # the config's, where it applies
+            wanted = config.stop != "confidence" or self.no_confidence(execution, flags) is None
+            stop = config.stop if wanted else "equilibrium"
         stop = config.stop if stop is None else stop
         if confidence_threshold is None and stop == config.stop:
             confidence_threshold = config.confidence_threshold
@@ -381,14 +385,13 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             check_positive_integer("chunk_steps", chunk_steps)
         check_choice("execution", execution, EXECUTIONS)
         check_stop(stop, confidence_threshold)
-        flags = self.output_flags(output_hidden_states, output_attentions)
         if execution == "event" and any(flags):
             raise ValueError(
                 'output_hidden_states and output_attentions need another execution than "event", whose tensors are '
                 "changes of one step and not states."
             )
-        if stop == "confidence":
-            self.check_confidence(execution, flags)
+        if stop == "confidence" and (why := self.no_confidence(execution, flags)):
+            raise ValueError(why)
         if input_steps > time_steps:
             raise ValueError(f"The input has {input_steps} steps, more than time_steps={time_steps}: raise it.")
         if inputs.is_floating_point() and not bool(inputs.isfinite().all()):
@@ -407,34 +410,36 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         )
         if chunk_steps is None:
             chunk_steps = default_chunk_steps(inputs.shape[0], self.row_bytes(inputs), inputs.device)
-        run = simulate(
-            lambda engine: network(engine, *flags),
-            self.readout,
-            engine,
-            time_steps=time_steps,
-            chunk_steps=chunk_steps,
-            stop=stop,
-            keep_steps=output_time_steps,
-            confidence_threshold=confidence_threshold,
-        )
+        with weights_remembered():
+            run = simulate(
+                lambda engine: network(engine, *flags),
+                self.readout,
+                engine,
+                time_steps=time_steps,
+                chunk_steps=chunk_steps,
+                stop=stop,
+                keep_steps=output_time_steps,
+                confidence_threshold=confidence_threshold,
+            )
         if execution == "event":
             confirm_levels(network, run)
         return run
 
-    def check_confidence(self, execution: str, flags: tuple[bool, bool]) -> None:
-        """Raise ValueError unless stopping on confidence makes sense for this model and these arguments."""
+    def no_confidence(self, execution: str = "cumulative", flags: tuple[bool, bool] = (False, False)) -> str | None:
+        """Why stopping on confidence makes no sense for this model and these arguments; None if it does."""
         if execution == "equilibrium":
-            raise ValueError('stop="confidence" needs a simulation: execution="equilibrium" has no time steps.')
+            return 'stop="confidence" needs a simulation: execution="equilibrium" has no time steps.'
         if any(flags):
-            raise ValueError(
+            return (
                 'output_hidden_states and output_attentions are those of the last step, and with stop="confidence" '
                 "samples have different ones: leave them out, or stop otherwise."
             )
         if self.readout != "logits" or self.config.num_labels < 2 or "ForToken" in type(self).__name__:
-            raise ValueError(
+            return (
                 f'stop="confidence" waits for one class of a sample to be ahead, and {type(self).__name__} with '
                 f'{self.config.num_labels} label(s) has no classes of samples: use stop="equilibrium".'
             )
+        return None
 
     def refuse_backward(self, x: torch.Tensor) -> torch.Tensor:
         """`x`, with an error for whoever asks for its gradient."""

@@ -61,16 +61,16 @@ def fire(
         max_spikes, closed_steps: as in `track`.
     """
     assert current.timeline is not None
-    integers, threshold = current.integers, node.threshold(torch.float32)
-    given = current.values if integers is None or integers.dtype != torch.int32 else integers
-    kernels = compiled(given, tracer)
-    exact = current.dtype == torch.float32 and (current.scale is None or current.scale.dtype == torch.float32)
-    if kernels is None or not exact or not kernels.takes_neurons(given, threshold, tracer):
+    threshold, index = node.threshold(torch.float32), current.timeline.index
+    sums = current.integers is not None and current.integers.dtype == torch.int32
+    given = (current.integers, current.scale, current.bias) if sums else (current.values, None, None)
+    kernels = compiled(*given, threshold, tracer, tokens)
+    exact = current.dtype == torch.float32
+    if kernels is None or not exact or not kernels.takes_neurons(*given, threshold, index, tracer, tokens):
         return fire_reference(node, current, tracer, tokens, max_spikes, closed_steps)
     bounds = node.min_level, node.max_level
-    index = current.timeline.index
     levels, changed, row_of, *report = kernels.fire(
-        given, current.scale, current.bias, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps
+        *given, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps
     )
     return Firing(levels, Timeline(changed, row_of, len(levels)), tracer, *report)
 

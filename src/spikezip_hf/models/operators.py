@@ -6,15 +6,16 @@ changes of one step) is the business of the engines. The event-driven forms keep
 in the run of an `EventEngine`, one for each named module, and end with it.
 """
 
-from collections.abc import Callable
-from weakref import WeakKeyDictionary
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 
 from .kernels import float_linear, integer_linear, integer_matmul, weight_dtype
 from .quantization import WeightQuantizer
-from .rows import Rows, align
+from .rows import Rows, align, in_inference
 
 
 class Linear(nn.Linear):
@@ -33,6 +34,8 @@ class Linear(nn.Linear):
     def forward(self, x: torch.Tensor | Rows, bias: bool = True) -> torch.Tensor | Rows:
         if isinstance(x, Rows):
             return self.infer(x)
+        if bias and in_inference(self):  # the same bits as within a network
+            return self.infer(Rows(x)).values
         return nn.functional.linear(x, quantized_weight(self), self.bias if bias else None)
 
     def infer(self, x: Rows) -> Rows:
@@ -44,7 +47,7 @@ class Linear(nn.Linear):
                 exact = Rows(values, timeline=x.timeline)
         if not torch.is_grad_enabled():
             return exact
-        return exact.with_gradient_of(self(x.values))
+        return exact.with_gradient_of(nn.functional.linear(x.values, quantized_weight(self), self.bias))
 
     def integer_product(self, x: Rows) -> Rows:
         """Levels times integer weights, and what they are scaled with."""
@@ -52,8 +55,9 @@ class Linear(nn.Linear):
         assert x.levels is not None
         assert x.scale is not None
         bound = self.in_features * x.peak * self.weight_quantizer.max_level
-        product = integer_linear(x.levels, integer_weight(self, weight_dtype(x.levels, bound)))
-        scale = x.scale * self.weight_quantizer.threshold(self.weight.dtype)
+        weight, weight_scale = integer_weight(self, weight_dtype(x.levels, bound))
+        product = integer_linear(x.levels, weight)
+        scale = x.scale * weight_scale
         bias = None if self.bias is None else self.bias.to(scale.dtype)
         return Rows(integers=product, scale=scale, bias=bias, dtype=self.weight.dtype, timeline=x.timeline)
 
@@ -76,38 +80,47 @@ def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:
     quantizer = module.weight_quantizer
     if quantizer is None:
         return module.weight
-    if module.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return quantizer(module.weight)
     return remembered(module, "values", lambda: quantizer(module.weight))
 
 
-def integer_weight(module: Linear, dtype: torch.dtype) -> torch.Tensor:
-    """Levels of a quantized weight, (in_features, out_features), contiguous."""
+def integer_weight(module: Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Levels of a quantized weight, (in_features, out_features), contiguous, and their scales (out_features,)."""
     quantizer = module.weight_quantizer
     assert quantizer is not None
-    return remembered(module, dtype, lambda: quantizer.quantize(module.weight).to(dtype).t().contiguous())
+
+    def make():
+        levels, scale = quantizer(module.weight, as_levels=True)
+        return levels.to(dtype).t().contiguous(), scale
+
+    return remembered(module, dtype, make)
 
 
-# What was made of the weights of a module, until they change: {module: {what: (their versions, tensor, them)}}.
-_made: WeakKeyDictionary[nn.Module, dict] = WeakKeyDictionary()
+_run = threading.local()
 
 
-def remembered(module: Linear | Conv2d, what, make: Callable[[], torch.Tensor]) -> torch.Tensor:
-    """What `make` makes of the weight and its scale, made anew only after one of them has changed.
+@contextmanager
+def weights_remembered() -> Iterator[None]:
+    """Inside, what is made of a weight is made once. For one simulation, in which no weight changes.
 
-    Torch counts the changes of a tensor, by optimizers and loaded checkpoints too. Only writing to `.data` in place,
-    which torch advises against, goes uncounted.
+    Not from one to the next: no way to notice that a weight has changed is sure (fused optimizers and `.data` leave
+    torch's own counter of changes alone).
     """
-    assert module.weight_quantizer is not None
-    sources = (module.weight, module.weight_quantizer.scale)
-    if any(x.is_inference() for x in sources):  # torch does not count theirs
+    outer = getattr(_run, "made", None)
+    _run.made = {}
+    try:
+        yield
+    finally:
+        _run.made = outer
+
+
+def remembered(module: nn.Module, what, make: Callable):
+    """What `make` makes of the module's weight: inside `weights_remembered`, once."""
+    made = getattr(_run, "made", None)
+    if made is None:
         return make()
-    key = [(x.data_ptr(), x._version, x.dtype, x.device) for x in sources]
-    kept = _made.setdefault(module, {})
-    if what not in kept or kept[what][0] != key:
-        # Their memory is kept too, so that no other tensor comes to lie at the same address.
-        kept[what] = (key, make().detach(), [x.detach() for x in sources])
-    return kept[what][1]
+    if (module, what) not in made:
+        made[module, what] = make()
+    return made[module, what]
 
 
 class MatMul(nn.Module):

@@ -8,6 +8,8 @@ quantizer has to break them the same way. The scale is learned by LSQ (Esser et 
 Quantization", arXiv:1902.08153).
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -183,12 +185,16 @@ class LSQQuantizer(Quantizer):
         """Integer type that holds a level *and* the difference of two (int8 would wrap above 128 levels)."""
         return torch.int8 if self.levels <= 128 else torch.int16
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantized values, same shape and type as `x`; contiguous.
+    def forward(self, x, then: Callable | None = None):
+        """Quantized values, same shape and type as `x`; contiguous. Or `then(node, x)`.
+
+        Whatever an engine does with a node it does by a call, so that hooks on it run.
 
         Contiguous, here and in `quantize`, because the layout of an operand chooses the kernel of the product that
         follows: the QANN and the simulation must hand over the same layout to get the same bits.
         """
+        if then is not None:
+            return then(self, x)
         return LSQFunction.apply(x.contiguous(), self.scale, self.min_level, self.max_level, self.gradient_scale)
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
@@ -247,8 +253,10 @@ class WeightQuantizer(Quantizer):
         scale = self.scale.detach().view(-1, *(1,) * (weight.dim() - 1))
         return quantize(weight.detach(), scale, self.min_level, self.max_level)
 
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        """Quantized weight, same shape and type."""
+    def forward(self, weight: torch.Tensor, as_levels: bool = False):
+        """Quantized weight, same shape and type; or its levels, and their scales (out_channels,)."""
+        if as_levels:
+            return self.quantize(weight), self.threshold(weight.dtype)
         scale = self.scale.view(-1, *(1,) * (weight.dim() - 1))
         return LSQFunction.apply(weight, scale, self.min_level, self.max_level, self.gradient_scale)
 

@@ -60,6 +60,11 @@ class Timeline:
         return x.index_select(0, self.index[wanted.changed].to(x.device))
 
 
+def in_inference(module: torch.nn.Module) -> bool:
+    """Whether what travels are Rows. Not in a compiled graph: it rounds in its own way whatever it is given."""
+    return not (module.training or torch.compiler.is_compiling() or torch.jit.is_tracing())
+
+
 class _Replace(torch.autograd.Function):
     """Its second argument, with the gradient of the first."""
 
@@ -215,6 +220,9 @@ class Rows:
             return self.scaled(other)
         return self.__torch_function__(torch.mul, (), (self, other))
 
+    def __len__(self) -> int:
+        return len(self.tensor)
+
     def __getattr__(self, name):
         if name.startswith("__"):  # Rows are copied and pickled as what they are
             raise AttributeError(name)
@@ -233,13 +241,23 @@ class Rows:
         kwargs = kwargs or {}
         if function is torch.nn.functional.dropout and not kwargs["training"]:
             return args[0]
-        timeline, args = align(args)
+        if function.__name__.endswith("_") and not function.__name__.endswith("__"):
+            raise TypeError(f"{function.__name__} would change values and leave their levels: Rows are not changed.")
+        timeline, (args, kwargs) = align((args, kwargs))
         result = function(*unwrap(args), **unwrap(kwargs))
         return Rows(result, timeline=timeline) if isinstance(result, torch.Tensor) else result
 
 
-def align(args: tuple) -> tuple[Timeline | None, tuple]:
-    """Arguments with their rows brought to one timeline, and that timeline."""
+def _as_values(name: str):
+    return lambda self, *others: Rows.__torch_function__(getattr(torch.Tensor, name), (), (self, *others))
+
+
+for _name in ("sub", "rsub", "truediv", "rtruediv", "rmul", "matmul", "rmatmul", "pow", "neg", "abs", "gt", "lt"):
+    setattr(Rows, f"__{_name}__", _as_values(f"__{_name}__"))
+
+
+def align(args):
+    """The one timeline of all Rows in `args`, and `args` with them brought to it."""
     found = [x for x in nested(args) if isinstance(x, Rows) and x.timeline is not None]
     if not found:
         return None, args
@@ -250,10 +268,15 @@ def align(args: tuple) -> tuple[Timeline | None, tuple]:
     return timeline, mapped(lambda rows: rows.on(timeline) if rows.timeline is not None else rows, args)
 
 
-def nested(args):
-    """Items of tuples and lists, one level down and flat."""
-    for x in args:
-        yield from x if isinstance(x, tuple | list) else (x,)
+def nested(x):
+    """Whatever is in tuples, lists and dicts, flat."""
+    if isinstance(x, dict):
+        x = tuple(x.values())
+    if isinstance(x, tuple | list):
+        for item in x:
+            yield from nested(item)
+    else:
+        yield x
 
 
 def mapped(function, x):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from accelerate import PartialState
 from spikezip_hf.analysis import table
 from spikezip_hf.analysis.predictions import predict
+from spikezip_hf.analysis.processes import PartialState, processes
 from spikezip_hf.analysis.twins import figures
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.hub import network_digest, read_results, write_card
@@ -72,8 +72,8 @@ class EvaluationArguments:
 
     @cached_property
     def processes(self) -> PartialState:
-        """The processes among which a launcher has this one share the work, and its device."""
-        return PartialState(cpu=self.use_cpu or not torch.cuda.is_available())
+        """The processes that share the work, and the device of this one."""
+        return processes(use_cpu=self.use_cpu or not torch.cuda.is_available())
 
 
 def by_length(split) -> list[int]:

@@ -67,7 +67,7 @@ def evaluate_snn(
     settled: list[numpy.ndarray] = []
     for batch in batches:
         features = {key: value for key, value in batch.items() if key != "labels"}
-        out = snn(**features, time_steps=max(steps), output_time_steps=True)
+        out = snn(**features, time_steps=max(steps), output_time_steps=True, stop="equilibrium")
         at_steps = out.logits_per_step[:, [count - 1 for count in steps]]
         truth = batch["labels"]
         of_tokens = at_steps.dim() == 4  # (B, T, N, classes): texts of several lengths

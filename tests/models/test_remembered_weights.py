@@ -1,12 +1,15 @@
-"""What is made of a weight for inference follows every change of it."""
+"""What is made of a weight for inference follows every change of it, and modules are called, so that hooks run."""
 
 import copy
 
 import pytest
 import torch
 
-from spikezip_hf.models.operators import Linear
+from accelerate import cpu_offload
+from spikezip_hf import QuantViTForImageClassification
+from spikezip_hf.models.operators import Linear, weights_remembered
 from spikezip_hf.models.rows import Rows
+from tests.conftest import make_ann, make_batch, make_images, spiking_twin
 
 CACHES = pytest.mark.parametrize("kind", ["levels", "values"])
 
@@ -16,6 +19,11 @@ def make_linear(seed=0):
     linear = Linear(24, 40, weight_bits=8).eval()
     linear.weight_quantizer.fit(linear.weight)
     return linear
+
+
+def make_qann(weight_bits):
+    qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=16, weight_bits=weight_bits)
+    return qann.calibrate([{"pixel_values": make_images(qann.config, 32)}])
 
 
 def make_x(kind, dtype=torch.float32):
@@ -150,25 +158,58 @@ def test_what_inference_mode_made_serves_outside_of_it(kind):
 
 
 @CACHES
-def test_nothing_is_made_twice(kind, monkeypatch):
+def test_in_one_run_nothing_is_made_twice(kind, monkeypatch):
     linear = make_linear()
-    first = answer(linear, kind)
-    monkeypatch.setattr(linear.weight_quantizer, "quantize", None)
-    monkeypatch.setattr(linear.weight_quantizer, "forward", None)
-    assert torch.equal(answer(linear, kind), first)
+    with weights_remembered():
+        first = answer(linear, kind)
+        monkeypatch.setattr(linear.weight_quantizer, "forward", None)
+        assert torch.equal(answer(linear, kind), first)
+    monkeypatch.undo()
+    with torch.no_grad():
+        linear.weight.mul_(0.5)
+    with weights_remembered():
+        assert is_fresh(linear, kind)
 
 
-def test_what_is_remembered_is_not_saved_and_ends_with_its_module():
-    import gc
-    import weakref
+@pytest.mark.parametrize("change", ["fused optimizer", "data in place"])
+def test_changes_that_torch_does_not_count_are_seen_by_the_next_pass_of_both_twins(change):
+    qann = make_qann(weight_bits=8).eval()
+    batch = make_batch(qann)
+    optimizer = torch.optim.AdamW(qann.parameters(), lr=1e-4, fused=True)
+    before = qann(**batch).logits
+    if change == "fused optimizer":
+        before.square().sum().backward()
+        optimizer.step()
+    else:
+        for name, parameter in qann.named_parameters():
+            if name.endswith("weight"):
+                parameter.data.mul_(0.7)
+    with torch.no_grad():
+        after = qann(**batch).logits
+        assert not torch.equal(after, before)
+        assert torch.equal(after, copy.deepcopy(qann)(**batch).logits)
+        assert torch.equal(after, spiking_twin(qann, time_steps=64)(**batch).logits)
 
-    from spikezip_hf.models import operators
 
-    linear = make_linear()
-    keys = list(linear.state_dict())
-    answer(linear, "levels")
-    assert list(linear.state_dict()) == keys
-    made = weakref.ref(next(iter(operators._made[linear].values()))[1])
-    del linear
-    gc.collect()
-    assert made() is None
+@pytest.mark.parametrize("weight_bits", [None, 8])
+@torch.no_grad()
+def test_twins_whose_weights_are_brought_in_layer_by_layer(weight_bits):
+    """accelerate's CPU offload: a hook on each module has its weights only while it is called."""
+    qann = make_qann(weight_bits=weight_bits).eval()
+    snn, batch = spiking_twin(qann, time_steps=64), make_batch(qann)
+    expected = qann(**batch).logits
+    for model in (qann, snn):
+        offloaded = cpu_offload(copy.deepcopy(model), execution_device=torch.device("cpu"))
+        assert torch.equal(offloaded(**batch).logits, expected)
+
+
+@torch.no_grad()
+def test_hooks_on_nodes_run_in_both_twins():
+    qann = make_qann(8).eval()
+    snn, batch = spiking_twin(qann, time_steps=64), make_batch(qann)
+    for model in (qann, snn):
+        seen = set()
+        for node in model.nodes:
+            node.register_forward_hook(lambda module, args, output, seen=seen: seen.add(module.name))
+        model(**batch)
+        assert seen == set(model.node_names)
