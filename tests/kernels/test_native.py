@@ -191,6 +191,21 @@ def assert_fires_as_reference(node, current, tracer, *arguments):
 
 
 @needs_kernels
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 70), st.integers(1, 40), st.integers(0, 10000))
+def test_levels_of_weights_are_those_of_the_reference(out_features, in_features, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out_features, in_features, generator=generator)
+    scale = torch.rand(out_features, generator=generator) / 30 + 1e-3
+    scale[0], weight[0, 0] = 0.5, 0.75  # a tie, which goes up
+    found = kernels.weight_levels(weight, scale, 127, torch.int8)
+    with mock.patch.object(kernels, "native", None):
+        assert torch.equal(found, kernels.weight_levels(weight, scale, 127, torch.int8))
+    assert found[0, 0] == 2
+    assert found.is_contiguous()
+
+
+@needs_kernels
 class TestNeurons:
     @settings(max_examples=150, deadline=None)
     @given(st.data())

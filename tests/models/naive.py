@@ -15,6 +15,11 @@ from spikezip_hf.models.neurons import track
 from spikezip_hf.models.rows import Rows, unwrap
 
 
+def level_matrix(weight, scale):
+    """Levels of a weight of 8 bits, (in, out)."""
+    return torch.floor(weight / scale.detach()[:, None] + 0.5).clamp(-127, 127).T
+
+
 class NaiveEngine(SpikingEngine):
     """Tensors are accumulated values, (chunk * B, ...), step by step: row t*B + b is sample b after step t.
 
@@ -50,7 +55,7 @@ class NaiveEngine(SpikingEngine):
     def linear(self, module, x):
         if not isinstance(x, Rows) or x.levels is None or module.weight_quantizer is None:
             return module(x if isinstance(x, Rows) else Rows(x))
-        product = x.levels.double() @ module.weight_quantizer.quantize(module.weight).double().T
+        product = x.levels.double() @ level_matrix(module.weight, module.weight_quantizer.scale).double()
         scale = x.scale * module.weight_quantizer.threshold(module.weight.dtype)
         values = product.to(scale.dtype) * scale
         return values if module.bias is None else (values + module.bias.to(scale.dtype)).to(module.weight.dtype)

@@ -10,6 +10,7 @@ from spikezip_hf import QuantViTForImageClassification
 from spikezip_hf.models.operators import Linear, weights_remembered
 from spikezip_hf.models.rows import Rows
 from tests.conftest import make_ann, make_batch, make_images, spiking_twin
+from tests.models.naive import level_matrix
 
 CACHES = pytest.mark.parametrize("kind", ["levels", "values"])
 
@@ -48,7 +49,7 @@ def answer(linear, kind):
 def expected(linear, kind):
     """In float64, from the weight as it is now."""
     quantizer = linear.weight_quantizer
-    weight = quantizer.quantize(linear.weight).double() * quantizer.threshold(torch.float64)[:, None]
+    weight = level_matrix(linear.weight, quantizer.scale).double().T * quantizer.threshold(torch.float64)[:, None]
     return make_x(kind, torch.float64).values @ weight.T + linear.bias.double()
 
 

@@ -191,6 +191,31 @@ void spikezip_value(const void *integers, int is_int8, const float *scale, int64
     free(numbers);
 }
 
+// Levels of a weight (n, k) with one scale for each of n rows, turned over: (k, n).
+void spikezip_weight_levels(const float *weight, const float *scale, int64_t n, int64_t k, int max_level,
+                            int8_t *levels) {
+    enum { ROWS = 32 };
+#pragma omp parallel
+    {
+        int8_t *tile = malloc((size_t)(ROWS * k));
+#pragma omp for schedule(static)
+        for (int64_t first = 0; first < n; first += ROWS) {
+            int64_t rows = n - first < ROWS ? n - first : ROWS;
+            for (int64_t r = 0; r < rows; r++) {
+                const float *in = weight + (first + r) * k, s = scale[first + r], high = (float)max_level;
+                for (int64_t i = 0; i < k; i++) {
+                    float level = floorf(in[i] / s + 0.5f);
+                    level = level < high ? level : high;
+                    tile[r * k + i] = (int8_t)(int32_t)(level > -high ? level : -high);
+                }
+            }
+            for (int64_t i = 0; i < k; i++)
+                for (int64_t r = 0; r < rows; r++) levels[i * n + first + r] = tile[r * k + i];
+        }
+        free(tile);
+    }
+}
+
 #if HAVE_PRODUCTS
 enum { TILE_ROWS = 6, TILE_VECTORS = 4 };
 

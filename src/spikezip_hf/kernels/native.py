@@ -155,6 +155,19 @@ class Library:
             )
         return values
 
+    def takes_weights(self, weight: torch.Tensor, scale: torch.Tensor) -> bool:
+        floats = weight.dtype == scale.dtype == torch.float32 and weight.is_contiguous() and scale.is_contiguous()
+        return floats and weight.dim() == 2 and scale.numel() == len(weight) and weight.numel() > 0
+
+    def weight_levels(self, weight: torch.Tensor, scale: torch.Tensor, max_level: int) -> torch.Tensor:
+        """See `models.kernels.weight_levels`."""
+        n, k = weight.shape
+        levels = torch.empty(k, n, dtype=torch.int8)
+        self.functions.spikezip_weight_levels(
+            address(weight), address(scale), int64(n), int64(k), max_level, address(levels)
+        )
+        return levels
+
     def takes_products(self, a: torch.Tensor, b: torch.Tensor, bound: int) -> bool:
         fits = bound < 2**31 and a.dim() == b.dim() == 4 and a.shape[:2] == b.shape[:2] and a.shape[3] == b.shape[2]
         return self.has_products and a.dtype == b.dtype == torch.int8 and fits and a.numel() > 0 and b.numel() > 0
@@ -263,6 +276,10 @@ class Library:
                 if not torch.equal(self.products(a, right).double(), torch.matmul(a.double(), right.double())):
                     return False
         features, bounds = 33, (-8, 7)
+        weight, steps = torch.randn(70, features, generator=generator), torch.rand(70, generator=generator) / 20 + 0.01
+        exact = torch.floor(weight / steps[:, None] + 0.5).clamp(-127, 127).to(torch.int8).t()
+        if not torch.equal(self.weight_levels(weight, steps, 127), exact):
+            return False
         integers = torch.randint(-20, 20, (6, features), generator=generator, dtype=torch.int32)
         scale, bias, threshold = (torch.rand(features, generator=generator) + 0.1 for _ in range(3))
         values = integers * scale + bias

@@ -104,7 +104,8 @@ class QuantEngine:
 
 def infer(node: LSQQuantizer, current: torch.Tensor | Rows) -> Rows:
     """What a node hands on in the QANN: levels, and values with a gradient where one is asked for."""
-    values = node(unwrap(current)) if torch.is_grad_enabled() else None
+    # By `forward`: the call that this is part of has run the hooks.
+    values = node.forward(unwrap(current)) if torch.is_grad_enabled() else None
     with torch.no_grad():
         return hand_on(node, levels_of(node, current), current.dtype, values)
 
@@ -230,9 +231,9 @@ class SpikingEngine(QuantEngine):
         """
         everything = slice(None) if self.samples is None else self.samples.to(self.device)
         counts = torch.stack([counts for counts, _, _ in self.firing.values()], -1)  # (chunk, L, nodes)
-        undefined = [bool(undefined) for _, _, undefined in self.firing.values()]
-        if any(undefined):
-            raise undefined_current(list(self.firing)[undefined.index(True)])
+        undefined = torch.stack([torch.as_tensor(flag, device=self.device) for _, _, flag in self.firing.values()])
+        if bool(undefined.any()):
+            raise undefined_current(list(self.firing)[int(undefined.int().argmax())])
         steps = torch.arange(1, self.chunk + 1, device=self.device)
         if steps_counted is not None:
             counts = counts * (steps[:, None] <= steps_counted)[..., None]

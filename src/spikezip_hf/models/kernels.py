@@ -11,6 +11,8 @@ from functools import cache
 
 import torch
 
+from .quantization import quantize
+
 try:
     from spikezip_hf.kernels import native
 except ImportError:
@@ -39,6 +41,19 @@ def values_of(
     values = integers.to(scale.dtype)
     values = values.mul_(scale) if values is not integers else values * scale
     return (values if bias is None else values.add_(bias)).to(dtype)
+
+
+def weight_levels(weight: torch.Tensor, scale: torch.Tensor, max_level: int, dtype: torch.dtype) -> torch.Tensor:
+    """Levels of a weight (out, in), from -max_level to max_level, as an operand: (in, out), contiguous.
+
+    Args:
+        scale: (out,).
+        dtype: of the levels, a whole number each.
+    """
+    kernels = compiled(weight, scale)
+    if kernels is not None and dtype == torch.int8 and kernels.takes_weights(weight, scale):
+        return kernels.weight_levels(weight, scale, max_level)
+    return quantize(weight, scale[:, None], -max_level, max_level).to(dtype).t().contiguous()
 
 
 def integer_matmul(a: torch.Tensor, b: torch.Tensor, bound: int) -> torch.Tensor:

@@ -373,10 +373,10 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         config = self.config
         time_steps = config.time_steps if time_steps is None else time_steps
         flags = self.output_flags(output_hidden_states, output_attentions)
-        if stop is None and confidence_threshold is None:  # the config's, where it applies
-            wanted = config.stop != "confidence" or self.no_confidence(execution, flags) is None
-            stop = config.stop if wanted else "equilibrium"
-        stop = config.stop if stop is None else stop
+        if stop is None:
+            stop = config.stop
+            if stop == "confidence" and confidence_threshold is None and self.no_confidence(execution, flags):
+                stop = "equilibrium"  # nobody has asked for it in this call
         if confidence_threshold is None and stop == config.stop:
             confidence_threshold = config.confidence_threshold
         chunk_steps = config.chunk_steps if chunk_steps is None else chunk_steps

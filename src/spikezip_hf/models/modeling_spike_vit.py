@@ -331,6 +331,10 @@ class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork)
             pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
             labels: (B,) class indices; or as transformers' `problem_type` says.
             engine: what the tensors mean; given to observe the nodes.
+
+        Raises:
+            ValueError: pixels that the network cannot take.
+            FloatingPointError: NaN reached a node, in eval mode on a CPU; the message names it.
         """
         pixel_values = self.prepare(pixel_values)
         outputs = plain(
@@ -376,8 +380,8 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
             stop: "equilibrium" to end when every sample is proven to have got there; "never" to run all T steps;
                 "confidence" to be done with a sample as soon as its largest logit leads the next by
                 `confidence_threshold`, whatever the quantized network would say in the end. The config's by default.
-            chunk_steps: steps computed at once (1 = streaming); spikes do not depend on it, memory and speed do. By
-                default as many as fit a tensor of 16 MiB on a CPU, 256 MiB on a GPU.
+            chunk_steps: steps computed at once (1 = streaming), for memory and speed; by default as many as fit a
+                tensor of 16 MiB on a CPU, 256 MiB on a GPU. Spikes depend on it at ties alone, if at all.
             output_hidden_states, output_attentions: return those of the last step.
 
         Raises:

@@ -229,6 +229,7 @@ class QuantTextClassifier(QuantPreTrainedModel, TextClassifierNetwork):
 
         Raises:
             ValueError: inputs that the network cannot take; the message names the argument.
+            FloatingPointError: NaN reached a node, in eval mode on a CPU; the message names it.
         """
         text = self.prepare(input_ids, attention_mask, token_type_ids, position_ids, inputs_embeds)
         outputs = plain(self.network(text, self.checked_engine(engine), output_hidden_states, output_attentions))
@@ -272,8 +273,8 @@ class SpikeTextClassifier(SpikeTextPreTrainedModel, TextClassifierNetwork):
             stop: "equilibrium" to end when every sample is proven to have got there; "never" to run all T steps;
                 "confidence" to be done with a sample as soon as its largest logit leads the next by
                 `confidence_threshold`, whatever the quantized network would say in the end. The config's by default.
-            chunk_steps: steps computed at once (1 = streaming); spikes do not depend on it, memory and speed do. By
-                default as many as fit a tensor of 16 MiB on a CPU, 256 MiB on a GPU.
+            chunk_steps: steps computed at once (1 = streaming), for memory and speed; by default as many as fit a
+                tensor of 16 MiB on a CPU, 256 MiB on a GPU. Spikes depend on it at ties alone, if at all.
             output_hidden_states, output_attentions: return those of the last step.
 
         Raises:

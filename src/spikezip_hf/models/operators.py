@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .kernels import float_linear, integer_linear, integer_matmul, weight_dtype
+from .kernels import float_linear, integer_linear, integer_matmul, weight_dtype, weight_levels
 from .quantization import WeightQuantizer
 from .rows import Rows, align, in_inference
 
@@ -88,11 +88,11 @@ def integer_weight(module: Linear, dtype: torch.dtype) -> tuple[torch.Tensor, to
     quantizer = module.weight_quantizer
     assert quantizer is not None
 
-    def make():
-        levels, scale = quantizer(module.weight, as_levels=True)
-        return levels.to(dtype).t().contiguous(), scale
+    def levels_and_scale(quantizer, weight):
+        scale = quantizer.threshold(weight.dtype)
+        return weight_levels(weight.detach(), scale, quantizer.max_level, dtype), scale
 
-    return remembered(module, dtype, make)
+    return remembered(module, dtype, lambda: quantizer(module.weight, levels_and_scale))
 
 
 _run = threading.local()

@@ -248,15 +248,10 @@ class WeightQuantizer(Quantizer):
         """The scale before `fit`: a range of 1."""
         return 1.0 / self.max_level
 
-    def quantize(self, weight: torch.Tensor) -> torch.Tensor:
-        """Levels of the weight, whole numbers in a floating type. No gradient."""
-        scale = self.scale.detach().view(-1, *(1,) * (weight.dim() - 1))
-        return quantize(weight.detach(), scale, self.min_level, self.max_level)
-
-    def forward(self, weight: torch.Tensor, as_levels: bool = False):
-        """Quantized weight, same shape and type; or its levels, and their scales (out_channels,)."""
-        if as_levels:
-            return self.quantize(weight), self.threshold(weight.dtype)
+    def forward(self, weight: torch.Tensor, then: Callable | None = None):
+        """Quantized weight, same shape and type; or `then(quantizer, weight)`, as of `LSQQuantizer`."""
+        if then is not None:
+            return then(self, weight)
         scale = self.scale.view(-1, *(1,) * (weight.dim() - 1))
         return LSQFunction.apply(weight, scale, self.min_level, self.max_level, self.gradient_scale)
 
