@@ -51,7 +51,7 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return json.loads(done.stdout.splitlines()[-1])
 
-    lengths = (16, 32, 128, 512)
+    lengths = (16, 32, 64, 128, 256, 512)
     answer = {
         "T (float32, batch 1, chunk chosen)": {
             steps: run(steps, None, None, 1) for steps in (16, 32, 64, 128, 256, 512)
