@@ -291,7 +291,8 @@ class Library:
         tokens = torch.tensor([[True], [False]])
         targets[:, 1] = 0
         for max_spikes, closed in ((1, 1), (15, 0)):
-            tracer, expected = torch.zeros(2, 1, features, dtype=torch.int8), []
+            tracer = torch.zeros(2, 1, features, dtype=torch.int8)
+            expected: list[torch.Tensor] = []
             for step, target in enumerate(targets):
                 before = expected[-1] if expected else tracer
                 k = 0 if step < closed else max_spikes

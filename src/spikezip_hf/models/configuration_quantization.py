@@ -49,7 +49,7 @@ def check_stop(stop: object, confidence_threshold: object) -> None:
     if confidence_threshold is None:
         return
     number = isinstance(confidence_threshold, Real) and not isinstance(confidence_threshold, bool)
-    if not number or not 0.0 < confidence_threshold < float("inf"):
+    if not number or not 0.0 < float(confidence_threshold) < float("inf"):  # type: ignore[arg-type]
         raise ValueError(f"confidence_threshold must be a number above 0, got {confidence_threshold!r}.")
     if stop != "confidence":
         raise ValueError(f'confidence_threshold is for stop="confidence", and stop is {stop!r}.')

@@ -92,10 +92,10 @@ class QuantEngine:
     def apply(self, operator: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return operator(x)
 
-    def fire(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor:
+    def fire(self, node: LSQQuantizer, current):
         return self.emit(node, self.silence_padding(current))
 
-    def emit(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor | Rows:
+    def emit(self, node: LSQQuantizer, current):
         """What the node makes of the current that reaches it: its levels in inference, else values."""
         if not in_inference(node):
             return node(current)
@@ -110,7 +110,7 @@ def infer(node: LSQQuantizer, current: torch.Tensor | Rows) -> Rows:
         return hand_on(node, levels_of(node, current), current.dtype, values)
 
 
-def hand_on(node: LSQQuantizer, levels: torch.Tensor, dtype: torch.dtype, values=None, timeline=None) -> Rows:
+def hand_on(node: LSQQuantizer, levels: torch.Tensor, dtype, values=None, timeline=None) -> Rows:
     """Levels as what follows a node gets them: values are made of them where they are asked for.
 
     Args:

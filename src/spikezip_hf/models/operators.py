@@ -31,7 +31,7 @@ class Linear(nn.Linear):
         super().__init__(in_features, out_features, bias)
         self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
 
-    def forward(self, x: torch.Tensor | Rows, bias: bool = True) -> torch.Tensor | Rows:
+    def forward(self, x, bias: bool = True):
         if isinstance(x, Rows):
             return self.infer(x)
         if bias and in_inference(self):  # the same bits as within a network
@@ -128,7 +128,7 @@ class MatMul(nn.Module):
 
     name: str = ""
 
-    def forward(self, a: torch.Tensor | Rows, b: torch.Tensor | Rows) -> torch.Tensor | Rows:
+    def forward(self, a, b):
         if isinstance(a, Rows) and isinstance(b, Rows):
             return self.infer(a, b)
         return torch.matmul(a, b)
@@ -136,8 +136,12 @@ class MatMul(nn.Module):
     def infer(self, a: Rows, b: Rows) -> Rows:
         """The product in inference: of levels, if each side has one scale."""
         if a.levels is None or b.levels is None:
-            return torch.matmul(a, b)
+            return torch.matmul(a, b)  # type: ignore[arg-type, return-value]
         timeline, (a, b) = align((a, b))
+        assert a.levels is not None
+        assert b.levels is not None
+        assert a.scale is not None
+        assert b.scale is not None
         product = integer_matmul(a.levels, b.levels, a.shape[-1] * a.peak * b.peak)
         rows = Rows(integers=product, scale=a.scale * b.scale, dtype=a.dtype, timeline=timeline)
         if not torch.is_grad_enabled():

@@ -184,8 +184,9 @@ class Rows:
             return Rows(self.values * factor, timeline=self.timeline)
         assert self.scale is not None
         rows = Rows(integers=self.integers, scale=self.scale * factor, dtype=self.dtype, timeline=self.timeline)
-        differentiable = self._values is not None and self._values.requires_grad
-        return rows.with_gradient_of(self._values * factor) if differentiable else rows
+        if self._values is None or not self._values.requires_grad:
+            return rows
+        return rows.with_gradient_of(self._values * factor)
 
     def with_gradient_of(self, differentiable: torch.Tensor) -> "Rows":
         """The same, its values with the gradient of what was computed in floating point."""
@@ -264,7 +265,7 @@ def align(args):
     timeline = found[0].timeline
     for rows in found[1:]:
         if rows.timeline is not timeline:
-            timeline = timeline.union(rows.timeline)
+            timeline = timeline.union(rows.timeline)  # type: ignore[union-attr, arg-type]
     return timeline, mapped(lambda rows: rows.on(timeline) if rows.timeline is not None else rows, args)
 
 

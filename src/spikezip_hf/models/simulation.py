@@ -191,6 +191,7 @@ def decide(
     Returns:
         (L,) steps of the chunk that count for each sample: none once it is decided.
     """
+    assert threshold is not None
     clear = margin(logits) >= threshold
     first = torch.where(clear.any(0), clear.int().argmax(0) + 1, engine.chunk)
     before = engine.chosen(decided)
