@@ -53,9 +53,7 @@ def main() -> None:
 
     lengths = (16, 32, 64, 128, 256, 512)
     answer = {
-        "T (float32, batch 1, chunk chosen)": {
-            steps: run(steps, None, None, 1) for steps in (16, 32, 64, 128, 256, 512)
-        },
+        "T (float32, batch 1, chunk chosen)": {steps: run(steps, None, None, 1) for steps in lengths},
         "T (8 bits, batch 1, chunk chosen)": {steps: run(steps, None, 8, 1) for steps in lengths},
         "chunk (8 bits, batch 1, T = 64)": {str(chunk): run(64, chunk, 8, 1) for chunk in (1, 8, 63, None)},
         "batch (8 bits, T = 32, chunk chosen)": {batch: run(32, None, 8, batch) for batch in (1, 4)},

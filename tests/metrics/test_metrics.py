@@ -124,6 +124,7 @@ def test_unknown_metric():
         classification_metrics(("accuracy", "bleu"))
 
 
+@pytest.mark.slow
 def test_two_processes_with_one_cache(tmp_path):
     """Both fill the same empty cache at the same time, offline, and print nothing but their result."""
     program = (

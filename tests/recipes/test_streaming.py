@@ -53,6 +53,7 @@ def arguments(kind, folder, **fields):
     )
 
 
+@pytest.mark.slow
 def test_a_stream(folder, tmp_path):
     data = DataArguments(data_dir=str(folder), streaming=True, horizontal_flip=0.5)
     network = NetworkArguments(architecture="vit", network=TINY)

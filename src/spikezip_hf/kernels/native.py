@@ -267,7 +267,10 @@ class Library:
         return levels[: abs(rows)], changed, row_of, counts, at_target, rows < 0
 
     def gives_reference(self) -> bool:
-        """Whether a small case of everything comes out as plain torch has it."""
+        """Whether a small case of everything comes out as plain torch has it.
+
+        Written out, as the references in `models` would ask for this very library.
+        """
         generator = torch.Generator().manual_seed(0)
         for m, k, n in ((5, 7, 5), (13, 8, 70)) if self.has_products else ():
             a = torch.randint(-128, 128, (2, m, 3, k), generator=generator, dtype=torch.int8).transpose(1, 2)

@@ -118,9 +118,7 @@ def hand_on(node: LSQQuantizer, levels: torch.Tensor, dtype, values=None, timeli
         values: the values, if they are there already.
     """
     peak = max(-node.min_level, node.max_level)
-    rows = Rows(integers=levels, scale=node.threshold(dtype), peak=peak, dtype=dtype, timeline=timeline)
-    rows._values = values
-    return rows
+    return Rows(values, integers=levels, scale=node.threshold(dtype), peak=peak, dtype=dtype, timeline=timeline)
 
 
 class RecordingEngine(QuantEngine):
@@ -370,6 +368,10 @@ class EventEngine(SpikingEngine):
         return self.operators[operator.name].step(x)
 
     def emit(self, node, current):
+        return node(current, self.spikes)
+
+    def spikes(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor:
+        """Spikes, s times their sign and size, of the neurons of `node` in this step (paper Eq. 1)."""
         threshold = node.threshold(current.dtype)
         if node.name not in self.membranes:  # V_0 = V_thr / 2, S_0 = 0
             self.membranes[node.name] = torch.zeros_like(current, dtype=threshold.dtype) + threshold / 2

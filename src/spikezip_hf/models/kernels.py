@@ -115,8 +115,7 @@ def exact_dtype(bound: int) -> torch.dtype:
 def float_linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """x @ weight.T + bias in floating point. No gradient.
 
-    In float32 on a CPU oneDNN's product is a fifth to a third faster than the one that `torch.nn.Linear` takes
-    (`benchmarks/`).
+    In float32 on a CPU oneDNN's product is faster than the one that `torch.nn.Linear` takes (`benchmarks/README.md`).
     """
     onednn = (
         x.device.type == "cpu"

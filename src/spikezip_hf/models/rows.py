@@ -84,7 +84,7 @@ class Rows:
     without giving up the integers.
 
     Args:
-        values: (rows, ...); or None, and `integers` instead.
+        values: (rows, ...), if they are there; else they are made of the integers when they are asked for.
         integers: (rows, ...) whole numbers: int8 or int16 levels, or sums of products in int32 or a floating type.
         scale: (1,) or (features,) that they are multiplied with, in float32 or wider.
         bias: (features,) that is added.

@@ -15,8 +15,8 @@ from transformers.utils import ModelOutput
 from .engines import QuantEngine, RecordingEngine, SpikingEngine
 from .rows import unwrap
 
-# Bytes of the largest tensor of a pass, by device, that steps are put together for. A CPU is fastest while its caches
-# hold a good part of it and the allocator keeps its memory; a GPU is not busy with less.
+# Bytes of the largest tensor of a pass, by device, that steps are put together for. On a CPU the allocator gives back
+# larger memory, and gets it anew page by page; on a GPU this is a guess, not measured.
 CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
 
 
