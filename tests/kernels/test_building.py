@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from unittest import mock
 
@@ -24,9 +25,8 @@ def unbuilt(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("SPIKEZIP_KERNELS", raising=False)
     monkeypatch.delenv("CC", raising=False)
-    native.library.cache_clear()
-    yield tmp_path
-    native.library.cache_clear()
+    monkeypatch.setattr(native, "library", cache(native.library.__wrapped__))
+    return tmp_path
 
 
 @pytest.fixture
