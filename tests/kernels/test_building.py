@@ -1,6 +1,7 @@
 """How the kernels are built on first use, and what does the work where they cannot be."""
 
 import os
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -53,6 +54,11 @@ def compiler_script(folder, text) -> str:
     path.write_text(f"#!/bin/sh\n{text}\n")
     path.chmod(0o755)
     return str(path)
+
+
+def copied_source(folder):
+    """Path of a copy of the source, headers beside it."""
+    return Path(shutil.copytree(native.SOURCE.parent, folder / "source")) / native.SOURCE.name
 
 
 class TestBuilding:
@@ -109,20 +115,34 @@ class TestBuilding:
 
     @needs_compiler
     @pytest.mark.parametrize(
-        ("right", "wrong"),
+        ("used_with", "file", "right", "wrong"),
         [
-            ("floorf(x / threshold[c] + 0.5f)", "floorf(x / threshold[c] + 0.4f)"),
-            ("out[c] = (float)in[c] * scale[c] + bias[c]", "out[c] = (float)in[c] * scale[c] - bias[c]"),
+            ("AVX-512", "neurons.h", "half = _mm512_set1_ps(0.5f)", "half = _mm512_set1_ps(0.4f)"),
+            ("no AVX-512", "neurons.h", "q.threshold[c + i] + 0.5f)", "q.threshold[c + i] + 0.4f)"),
+            ("AVX-512", "neurons.h", "s = _mm512_add_epi8(s, step)", "s = _mm512_sub_epi8(s, step)"),
+            ("no AVX-512", "neurons.h", "s = (int8_t)(s + step)", "s = (int8_t)(s - step)"),
+            (None, "native.c", "out[c] = (float)in[c] * scale[c] + bias[c]", "out[c] = (float)in[c] - bias[c]"),
+            ("tiles", "products.h", "left + 16 * stride + i", "left + 15 * stride + i"),
+            ("vectors", "products.h", "four ^ 0x80808080u", "four"),
+            ("vectors", "native.c", "correct(out, k, correction", "correct(panels, k, correction"),
         ],
     )
-    def test_a_library_that_computes_something_else(self, unbuilt, monkeypatch, messages, right, wrong):
-        source = unbuilt / "wrong.c"
-        text = native.SOURCE.read_text()
+    def test_a_library_that_computes_something_else(
+        self, unbuilt, monkeypatch, messages, used_with, file, right, wrong
+    ):
+        wide = {"avx512f", "avx512bw", "avx512dq"} <= set(native.processor().split())
+        ways = "AVX-512" if wide else "no AVX-512", getattr(native.library(), "products_by", None)
+        native.library.cache_clear()
+        source = copied_source(unbuilt)
+        text = source.with_name(file).read_text()
         assert right in text
-        source.write_text(text.replace(right, wrong))
+        source.with_name(file).write_text(text.replace(right, wrong))
         monkeypatch.setattr(native, "SOURCE", source)
-        assert native.library() is None
-        assert "not exact" in messages[0]
+        if used_with in (None, *ways):
+            assert native.library() is None
+            assert "not exact" in messages[0]
+        else:  # not what this processor runs
+            assert native.library() is not None
         assert still_right()
 
     @needs_compiler
@@ -137,10 +157,14 @@ class TestBuilding:
     @needs_compiler
     def test_other_source_is_another_file(self, unbuilt, monkeypatch):
         first = native.build("cc")
-        source = unbuilt / "other.c"
-        source.write_text(native.SOURCE.read_text() + "\n// changed\n")
+        source = copied_source(unbuilt)
         monkeypatch.setattr(native, "SOURCE", source)
-        assert native.build("cc") != first
+        assert native.build("cc") == first
+        for file in ("native.c", "products.h"):
+            before = native.build("cc")
+            with source.with_name(file).open("a") as text:
+                text.write("\n// changed\n")
+            assert native.build("cc") != before
         assert first.is_file()
 
     @needs_compiler

@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from spikezip_hf.kernels import native
 from spikezip_hf.models import kernels
@@ -54,9 +54,21 @@ def bits(x):
     return x.view(torch.int32) if x.dtype == torch.float32 else x
 
 
+@pytest.fixture(params=["tiles", "vectors"])
+def way(request):
+    """What products of bytes are done by."""
+    before = built.products_by
+    built.use_tiles(request.param == "tiles")
+    if built.products_by != request.param:
+        pytest.skip("this processor has no tiles (AMX)")
+    yield request.param
+    built.use_tiles(before == "tiles")
+
+
 @needs_products
+@pytest.mark.usefixtures("way")
 class TestProducts:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         st.tuples(*[st.integers(1, 3)] * 2, st.integers(1, 20), st.integers(1, 70), st.integers(1, 140)),
         st.sampled_from(LAYOUTS),
@@ -92,7 +104,7 @@ class TestProducts:
         empty = built.products(torch.ones(0, 2, 3, 4, dtype=torch.int8), torch.ones(0, 2, 4, 5, dtype=torch.int8))
         assert empty.shape == (0, 2, 3, 5)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.integers(1, 40), st.integers(1, 90), st.integers(0, 1000))
     def test_are_what_the_network_asks_for(self, n, k, seed):
         """Through `integer_matmul`, with and without the kernels."""
@@ -101,17 +113,93 @@ class TestProducts:
         b = torch.randint(-128, 128, (2, 3, k, n), generator=generator, dtype=torch.int8)
         with mock.patch.object(kernels, "native", None):
             reference = kernels.integer_matmul(a, b, k * 2**14)
-        assert torch.equal(kernels.integer_matmul(a, b, k * 2**14).double(), reference.double())
+        assert torch.equal(kernels.integer_matmul(a, b, k * 2**14).sums().double(), reference.double())
+
+
+@st.composite
+def linear_products(draw, rows=None):
+    """A product of levels and a weight that is still to be done, and its sums."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10000)))
+    k, n = draw(st.sampled_from([1, 3, 4, 63, 64, 65, 130])), draw(st.sampled_from([1, 16, 63, 64, 65, 200]))
+    places = draw(st.sampled_from([(), (1,), (7,), (16,), (31,), (32,), (33,), (70,)]))
+    rows = draw(st.integers(1, 4)) if rows is None else rows
+    levels = torch.randint(-128, 128, (rows, *places, k), generator=generator, dtype=torch.int8)
+    weight = torch.randint(-127, 128, (n, k), generator=generator)
+    weight[:, 0] = 127 * draw(st.sampled_from([-1, 1]))
+    panels = built.weight_panels(weight.float() * 0.5, torch.full((n,), 0.5), 127)
+    return panels.times(levels), (levels.double() @ weight.double().t()).to(torch.int32)
+
+
+@needs_products
+@pytest.mark.usefixtures("way")
+class TestProductsWithAWeight:
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(linear_products(), st.booleans(), st.booleans(), st.integers(0, 1000))
+    def test_are_those_of_whole_numbers(self, products, one_scale, with_bias, seed):
+        product, sums = products
+        assert product.shape == sums.shape
+        assert torch.equal(product.sums(), sums)
+        generator, features = torch.Generator().manual_seed(seed), sums.shape[-1]
+        scale = torch.rand(1 if one_scale else features, generator=generator)
+        bias = torch.randn(features, generator=generator) if with_bias else None
+        with mock.patch.object(kernels, "native", None):
+            expected = kernels.values_of(sums, scale, bias, torch.float32)
+        assert torch.equal(bits(product.values(scale, bias)), bits(expected))
+        rows = Rows(integers=product, scale=scale, bias=bias, dtype=torch.float32)
+        assert rows.shape == sums.shape
+        assert torch.equal(rows.values, expected)
+        assert rows.product is not None  # nobody has asked for integers
+        assert torch.equal(rows.integers, sums)
+
+    @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(st.data())
+    def test_with_neurons_are_the_neurons_of_the_sums(self, data):
+        draw = data.draw
+        steps, samples = draw(st.integers(1, 5)), draw(st.integers(1, 3))
+        generator = torch.Generator().manual_seed(draw(st.integers(0, 10000)))
+        changed = torch.rand(steps, samples, generator=generator) < 0.6
+        changed[0] = True
+        timeline = Timeline(changed)
+        product, sums = draw(linear_products(rows=timeline.num_rows))
+        features = sums.shape[-1]
+        node = make_node(
+            draw(st.sampled_from([4, 16, 128])), draw(st.booleans()), features, draw(st.booleans()), generator
+        )
+        fields = {
+            "scale": torch.rand(draw(st.sampled_from([1, features])), generator=generator) * 1e-3,
+            "bias": draw(st.sampled_from([None, torch.randn(features, generator=generator)])),
+            "dtype": torch.float32,
+            "timeline": timeline,
+        }
+        tokens = None
+        if sums.dim() > 2 and draw(st.booleans()):
+            tokens = torch.rand(samples, sums.shape[-2], generator=generator) < 0.6
+        size = (samples, *sums.shape[1:])
+        tracer = torch.randint(node.min_level, node.max_level + 1, size, generator=generator).to(torch.int8)
+        arguments = tokens, draw(st.sampled_from([1, 3])), draw(st.integers(0, steps))
+        summed = mock.Mock(side_effect=AssertionError("the sums were written to memory"))
+        with mock.patch.object(built, "linear", summed):
+            firing = fire(node, Rows(integers=product, **fields), tracer.clone(), *arguments)
+        with mock.patch.object(kernels, "native", None):
+            expected = fire_reference(node, Rows(integers=sums, **fields), tracer.clone(), *arguments)
+        assert_same_firing(firing, expected)
+
+    def test_of_more_rows_than_a_block_and_two_threads(self, threads):
+        levels = torch.randint(-8, 8, (9, 197, 384), dtype=torch.int8)
+        weight = torch.randint(-127, 128, (1000, 384))
+        panels = built.weight_panels(weight.float(), torch.ones(1000), 127)
+        assert torch.equal(panels.times(levels).sums().double(), levels.double() @ weight.double().t())
 
 
 def test_integer_products_with_weights_do_not_saturate_on_a_processor_without_vnni():
     """It multiplies bytes in pairs, whose sums of 16 bits saturate; oneDNN can be told to do as one without."""
     code = (
         "import torch\n"
-        "from spikezip_hf.models.kernels import integer_linear, weight_dtype\n"
+        "from spikezip_hf.models.kernels import integer_linear, weight_form\n"
+        "import os; os.environ['SPIKEZIP_KERNELS'] = 'reference'\n"
         "x = torch.full((9, 64), 127, dtype=torch.int8); x[::2] = -128\n"
         "w = torch.full((64, 33), 127, dtype=torch.int8); w[:, ::2] = -127\n"
-        "product = integer_linear(x, w.to(weight_dtype(x, 64 * 128 * 127)))\n"
+        "product = integer_linear(x, w.to(weight_form(x, w, 64 * 128 * 127)))\n"
         "assert torch.equal(product.double(), x.double() @ w.double())\n"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}
@@ -174,6 +262,11 @@ def assert_fires_as_reference(node, current, tracer, *arguments):
     assert kernel_ran.called
     with mock.patch.object(kernels, "native", None):
         expected = fire_reference(node, current, tracer.clone(), *arguments)
+    assert_same_firing(firing, expected)
+    return firing
+
+
+def assert_same_firing(firing, expected):
     assert torch.equal(firing.levels, expected.levels)
     assert firing.levels.dtype == expected.levels.dtype
     assert torch.equal(firing.timeline.index, expected.timeline.index)
@@ -183,7 +276,6 @@ def assert_fires_as_reference(node, current, tracer, *arguments):
     assert torch.equal(firing.counts, expected.counts)
     assert torch.equal(firing.at_target, expected.at_target)
     assert bool(firing.undefined) == bool(expected.undefined)
-    return firing
 
 
 @needs_kernels
@@ -199,6 +291,24 @@ def test_levels_of_weights_are_those_of_the_reference(out_features, in_features,
         assert torch.equal(found, kernels.weight_levels(weight, scale, 127, torch.int8))
     assert found[0, 0] == 2
     assert found.is_contiguous()
+
+
+@needs_kernels
+@pytest.mark.parametrize("levels", [4, 16, 128])
+@pytest.mark.parametrize("signed", [True, False])
+def test_levels_next_to_a_tie_are_those_of_the_division(levels, signed):
+    """The kernel multiplies by 1/s where that is safe to say: not within some ulps of where a level ends."""
+    generator = torch.Generator().manual_seed(levels)
+    node = make_node(levels, signed, 64, True, generator)
+    ends = torch.arange(node.min_level - 2, node.max_level + 3)[:, None] - 0.5
+    x = ends * node.threshold(torch.float32)
+    near = [x]
+    for _ in range(6):
+        near = [near[0].nextafter(torch.tensor(-torch.inf)), *near, near[-1].nextafter(torch.tensor(torch.inf))]
+    spread = [x * (1 + offset) for offset in (1e-6, -1e-6, 1e-5, -1e-5, 1e-4, -1e-4, 1e-3, -1e-3)]
+    current = Rows(torch.stack(near + spread).flatten(0, 1)[None], timeline=Timeline.constant(1, 1))
+    tracer = torch.zeros(current.shape, dtype=torch.int8)
+    assert_fires_as_reference(node, current, tracer, None, levels - 1)
 
 
 @needs_kernels

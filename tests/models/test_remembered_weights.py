@@ -7,7 +7,8 @@ import torch
 
 from accelerate import cpu_offload
 from spikezip_hf import QuantViTForImageClassification
-from spikezip_hf.models.operators import Linear, weights_remembered
+from spikezip_hf.models.operators import Linear
+from spikezip_hf.models.remembering import parameters_remembered
 from spikezip_hf.models.rows import Rows
 from tests.conftest import make_ann, make_batch, make_images, spiking_twin
 from tests.models.naive import level_matrix
@@ -161,14 +162,14 @@ def test_what_inference_mode_made_serves_outside_of_it(kind):
 @CACHES
 def test_in_one_run_nothing_is_made_twice(kind, monkeypatch):
     linear = make_linear()
-    with weights_remembered():
+    with parameters_remembered():
         first = answer(linear, kind)
         monkeypatch.setattr(linear.weight_quantizer, "forward", None)
         assert torch.equal(answer(linear, kind), first)
     monkeypatch.undo()
     with torch.no_grad():
         linear.weight.mul_(0.5)
-    with weights_remembered():
+    with parameters_remembered():
         assert is_fresh(linear, kind)
 
 

@@ -1,5 +1,6 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""Kernels for the CPU, in C (`native.c`), built on first use by the machine's own C compiler: in a second, once.
+"""Kernels for the CPU, in C (`native.c` and its headers), built on first use by the machine's own C compiler: in a
+second, once.
 
 The result is kept in the user's cache, under a name made of the source, the compiler's flags and the processor. If
 there is no compiler, or what it built does not give the references' bits, the references do the work. With
@@ -19,14 +20,16 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from .deferred import LinearProduct, MatrixProduct, Panels, is_spread
+
 logger = logging.get_logger(__name__)
 
 SOURCE = Path(__file__).with_name("native.c")
 # No contraction of a * b + c, which rounds once where the reference rounds twice; errno and traps, which nobody
 # reads, would keep loops from being vectorized.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-std=c11", "-fPIC")
-MOST_FEATURES = 65536  # as in native.c
 int64 = ctypes.c_int64
+PANEL = 64  # as in products.h
 
 
 @cache
@@ -82,7 +85,9 @@ def build(compiler: str) -> Path:
     """Path of the shared library, compiled if it is not in the cache."""
     threads = openmp()
     command = [*compiler.split(), *FLAGS, *(["-fopenmp"] if threads else [])]
-    key = hashlib.sha256("\0".join([SOURCE.read_text(), *command, str(threads), processor()]).encode()).hexdigest()
+    sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    parts = [*(source.read_text() for source in sources), *command, str(threads), processor()]
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikezip_hf"
     path = folder / f"kernels-{key[:24]}.so"
     if path.is_file():
@@ -121,13 +126,41 @@ def numbers(*values: int):
     return (int64 * len(values))(*values)
 
 
+FLOATS, INTEGERS, LEVELS = range(3)  # as in native.c
+
+
+class Neurons(ctypes.Structure):
+    """The struct of that name in native.c, where its fields are explained."""
+
+    _fields_ = [
+        ("current", ctypes.c_void_p),
+        ("kind", int64),
+        ("k", int64),
+        *((name, ctypes.c_void_p) for name in ("panels", "correction", "scale", "bias", "threshold")),
+        *((name, int64) for name in ("scales", "biases", "thresholds")),
+        ("tokens", ctypes.c_void_p),
+        *((name, int64) for name in ("positions", "places", "features", "steps", "samples")),
+        *(
+            (name, ctypes.c_void_p)
+            for name in ("index", "tracer", "levels", "row_of", "changed", "counts", "at_target")
+        ),
+        *((name, int64) for name in ("min_level", "max_level", "max_spikes", "closed")),
+    ]
+
+
 class Library:
     """The functions of the shared library, on tensors. The `takes_...` say what they can be called with."""
 
     def __init__(self, functions: ctypes.CDLL):
         self.functions = functions
         functions.spikezip_fire.restype = int64
-        self.has_products = bool(functions.spikezip_has_products())
+        functions.spikezip_panel_bytes.restype = int64
+        self.use_tiles(True)
+        self.has_products = self.products_by != "nothing"
+
+    def use_tiles(self, wanted: bool) -> None:
+        """Multiply by tiles (AMX), if they are there and wanted, else by vectors (AVX-512 VNNI). For the process."""
+        self.products_by = ("nothing", "vectors", "tiles")[self.functions.spikezip_products_by(int(wanted))]
 
     def takes_values(
         self, integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
@@ -168,19 +201,65 @@ class Library:
         )
         return levels
 
+    def takes_linear(self, levels: torch.Tensor, weight: torch.Tensor, bound: int) -> bool:
+        """Whether products of these levels and the integers of this weight are done by panels."""
+        bytes_ = levels.dtype == torch.int8 and weight.dtype != torch.float64 and bound < 2**31
+        return self.has_products and bytes_ and levels.numel() > 0 and weight.numel() > 0
+
+    def weight_panels(self, weight: torch.Tensor, scale: torch.Tensor, max_level: int) -> Panels:
+        """See `models.kernels.weight_panels`."""
+        n, k = weight.shape
+        width = -(-n // PANEL) * PANEL
+        panels = torch.empty(width // PANEL * self.functions.spikezip_panel_bytes(int64(k)), dtype=torch.int8)
+        correction = torch.empty(width, dtype=torch.int32)
+        self.functions.spikezip_weight_panels(
+            address(weight), address(scale), int64(n), int64(k), max_level, address(panels), address(correction)
+        )
+        return Panels(self, panels, correction, (n, k))
+
+    def linear(
+        self, product: LinearProduct, scale: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """The sums of a product, (..., out_features) int32; with a scale, values in float32."""
+        levels = product.levels.contiguous()
+        n, k = product.weight.shape
+        out = torch.empty(product.shape, dtype=torch.int32 if scale is None else torch.float32)
+        self.functions.spikezip_linear(
+            address(levels),
+            int64(levels.numel() // k),
+            int64(k),
+            address(product.weight.panels),
+            address(product.weight.correction),
+            int64(n),
+            *numbers_of(scale),
+            *numbers_of(bias),
+            address(out),
+        )
+        return out
+
     def takes_products(self, a: torch.Tensor, b: torch.Tensor, bound: int) -> bool:
         fits = bound < 2**31 and a.dim() == b.dim() == 4 and a.shape[:2] == b.shape[:2] and a.shape[3] == b.shape[2]
         return self.has_products and a.dtype == b.dtype == torch.int8 and fits and a.numel() > 0 and b.numel() > 0
 
-    def products(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        """See `models.kernels.integer_matmul`. Heads lie inside positions, as they do in what is made of them next,
-        unless the product is one of attention scores, (n, n)."""
+    def deferred(self, a: torch.Tensor, b: torch.Tensor) -> MatrixProduct:
+        """`products` of these, to be done later."""
+        return MatrixProduct(self, a, b)
+
+    def products(self, a: torch.Tensor, b: torch.Tensor, scale: torch.Tensor | None = None) -> torch.Tensor:
+        """See `models.kernels.integer_matmul`; with a scale, one number, times that, in float32.
+
+        Heads lie inside positions, as they do in what is made of them next, unless the product is one of attention
+        scores, (n, n).
+        """
         rows, heads, m, k = a.shape
         n = b.shape[-1]
+        dtype = torch.int32 if scale is None else torch.float32
+        if a.stride(-1) != 1:
+            a = a.contiguous()
         if b.stride(-1) == 1:  # probabilities and values: a context, whose heads come together again
-            out = torch.empty(rows, m, heads, n, dtype=torch.int32).transpose(1, 2)
+            out = torch.empty(rows, m, heads, n, dtype=dtype).transpose(1, 2)
         else:
-            out = torch.empty(rows, heads, m, n, dtype=torch.int32)
+            out = torch.empty(rows, heads, m, n, dtype=dtype)
         self.functions.spikezip_products(
             address(a),
             numbers(*a.stride()),
@@ -189,12 +268,13 @@ class Library:
             address(out),
             numbers(*out.stride()),
             *map(int64, (rows, heads, m, k, n)),
+            address(scale),
         )
         return out
 
     def takes_neurons(
         self,
-        current: torch.Tensor,
+        current: torch.Tensor | LinearProduct,
         scale: torch.Tensor | None,
         bias: torch.Tensor | None,
         threshold: torch.Tensor,
@@ -204,21 +284,20 @@ class Library:
     ) -> bool:
         """Whether all is of the types that the kernel reads and of shapes that fit one another."""
         return (
-            current.dtype in (torch.float32, torch.int32)
+            (isinstance(current, LinearProduct) or current.dtype in (torch.float32, torch.int32))
             and tracer.dtype == torch.int8
             and tracer.is_contiguous()
             and tracer.numel() > 0
             and current.shape[1:] == tracer.shape[1:]
             and index.shape[1] == len(tracer)
-            and int(index.max()) < len(current)
-            and current.shape[-1] <= MOST_FEATURES
+            and int(index.max()) < current.shape[0]
             and all(is_spread(x, current.shape[-1]) for x in (scale, bias, threshold))
             and (tokens is None or (tokens.dtype == torch.bool and tokens.shape == (len(tracer), current.shape[-2])))
         )
 
     def fire(
         self,
-        current: torch.Tensor,
+        current: torch.Tensor | LinearProduct,
         scale: torch.Tensor | None,
         bias: torch.Tensor | None,
         threshold: torch.Tensor,
@@ -237,33 +316,46 @@ class Library:
         """
         steps, samples = index.shape
         features = current.shape[-1]
-        is_integer = current.dtype == torch.int32
-        current, index = current.contiguous(), index.long().contiguous()
+        neurons = Neurons(kind=FLOATS)
+        if isinstance(current, LinearProduct):
+            given = current.levels.contiguous()
+            weight = current.weight
+            neurons = Neurons(kind=LEVELS, k=weight.shape[1])
+            neurons.panels, neurons.correction = weight.panels.data_ptr(), weight.correction.data_ptr()
+        else:
+            given = current.contiguous()
+            if given.dtype == torch.int32:
+                neurons = Neurons(kind=INTEGERS)
+        index = index.long().contiguous()
         if tokens is not None:
             tokens = tokens.contiguous()
         levels = torch.empty(steps * samples, *tracer.shape[1:], dtype=torch.int8)
         row_of, counts = (torch.empty(steps, samples, dtype=torch.int64) for _ in range(2))
         changed, at_target = torch.empty(steps, samples, dtype=torch.bool), torch.empty(samples, dtype=torch.bool)
-        rows = self.functions.spikezip_fire(
-            address(current),
-            int(is_integer),
-            *numbers_of(scale if is_integer else None),
-            *numbers_of(bias if is_integer else None),
-            *numbers_of(threshold),
-            address(tokens),
-            int64(0 if tokens is None else tokens.shape[-1]),
-            *map(int64, (tracer.numel() // max(samples, 1), features, steps, samples)),
-            address(index),
-            address(tracer),
-            address(levels),
-            address(row_of),
-            address(changed),
-            address(counts),
-            address(at_target),
-            *bounds,
-            max_spikes,
-            int64(closed_steps),
-        )
+        given_and_filled = {
+            "current": given,
+            "scale": scale,
+            "bias": bias,
+            "threshold": threshold,
+            "tokens": tokens,
+            "index": index,
+            "tracer": tracer,
+            "levels": levels,
+            "row_of": row_of,
+            "changed": changed,
+            "counts": counts,
+            "at_target": at_target,
+        }
+        for name, tensor in given_and_filled.items():
+            setattr(neurons, name, None if tensor is None else tensor.data_ptr())
+        for name, number in (("scales", scale), ("biases", bias), ("thresholds", threshold)):
+            setattr(neurons, name, 0 if number is None else number.numel())
+        neurons.positions = 0 if tokens is None else tokens.shape[-1]
+        neurons.places, neurons.features = tracer.numel() // (samples * features), features
+        neurons.steps, neurons.samples = steps, samples
+        neurons.min_level, neurons.max_level = bounds
+        neurons.max_spikes, neurons.closed = max_spikes, closed_steps
+        rows = self.functions.spikezip_fire(ctypes.byref(neurons))
         return levels[: abs(rows)], changed, row_of, counts, at_target, rows < 0
 
     def gives_reference(self) -> bool:
@@ -278,6 +370,8 @@ class Library:
             for right in (b, b.mT.contiguous().mT):
                 if not torch.equal(self.products(a, right).double(), torch.matmul(a.double(), right.double())):
                     return False
+        if self.has_products and not self.multiplies_weights(generator):
+            return False
         features, bounds = 33, (-8, 7)
         weight, steps = torch.randn(70, features, generator=generator), torch.rand(70, generator=generator) / 20 + 0.01
         exact = torch.floor(weight / steps[:, None] + 0.5).clamp(-127, 127).to(torch.int8).t()
@@ -323,10 +417,25 @@ class Library:
         index, tracer = torch.zeros(1, 1), torch.zeros(1, 1, features, dtype=torch.int8)
         return self.fire(values[:1], None, None, threshold, bounds, index, tracer, None, 1, 0)[-1]
 
-
-def is_spread(x: torch.Tensor | None, features: int) -> bool:
-    """Whether `x` is nothing, one number, or one for each feature, as the kernels take them."""
-    return x is None or (x.dtype == torch.float32 and x.is_contiguous() and x.numel() in (1, features))
+    def multiplies_weights(self, generator: torch.Generator) -> bool:
+        """Whether a small product with a weight comes out as plain torch has it, by itself and with neurons."""
+        levels = torch.randint(-128, 128, (2, 35, 70), generator=generator, dtype=torch.int8)
+        weight, scale = (
+            torch.randint(-127, 128, (66, 70), generator=generator),
+            torch.rand(66, generator=generator) + 0.1,
+        )
+        product = self.weight_panels(weight * scale[:, None], scale, 127).times(levels)
+        sums = (levels.double() @ weight.double().t()).to(torch.int32)
+        if not torch.equal(self.linear(product), sums) or not torch.equal(
+            self.linear(product, scale, scale), sums * scale + scale
+        ):
+            return False
+        threshold, tracer = torch.tensor([300.0]), torch.zeros(1, 35, 66, dtype=torch.int8)
+        index = torch.tensor([[0], [1]])
+        arguments = scale, scale, threshold, (-8, 7), index
+        together, alone = (self.fire(current, *arguments, tracer.clone(), None, 15, 0) for current in (product, sums))
+        targets = torch.floor((sums * scale + scale) / threshold + 0.5).clamp(-8, 7).to(torch.int8)
+        return torch.equal(together[0], targets) and all(map(torch.equal, together[:-1], alone[:-1]))
 
 
 def numbers_of(x: torch.Tensor | None) -> tuple[ctypes.c_void_p | None, int64]:

@@ -56,26 +56,34 @@ def weight_levels(weight: torch.Tensor, scale: torch.Tensor, max_level: int, dty
     return quantize(weight, scale[:, None], -max_level, max_level).to(dtype).t().contiguous()
 
 
-def integer_matmul(a: torch.Tensor, b: torch.Tensor, bound: int) -> torch.Tensor:
+def integer_matmul(a: torch.Tensor, b: torch.Tensor, bound: int):
     """Product of two batches of levels, (rows, heads, n, k) @ (rows, heads, k, m): exact whole numbers.
 
     Args:
         bound: of the absolute value of a sum.
+
+    Returns:
+        The sums, or, by the compiled kernels, a product that has still to be done: one with what follows.
     """
     kernels = compiled(a, b)
     if kernels is not None and kernels.takes_products(a, b, bound):
-        return kernels.products(a, b)
+        return kernels.deferred(a, b)
     exact = exact_dtype(bound)
     with torch.autocast(a.device.type, enabled=False):
         return torch.matmul(a.to(exact), b.to(exact))
 
 
-def integer_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def integer_linear(x: torch.Tensor, weight):
     """Product of levels and integer weights, (..., k) @ (k, m): exact whole numbers.
 
     Args:
-        weight: of the type that `weight_dtype` says.
+        weight: an operand, as `weight_operand` makes it.
+
+    Returns:
+        The sums, or, by the compiled kernels, a product that has still to be done: one with what follows.
     """
+    if not isinstance(weight, torch.Tensor):
+        return weight.times(x)
     flat = x.reshape(-1, x.shape[-1])
     if weight.dtype == torch.int8:
         product = torch._int_mm(flat.contiguous(), weight)
@@ -85,13 +93,30 @@ def integer_linear(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return product.unflatten(0, x.shape[:-1])
 
 
-def weight_dtype(levels: torch.Tensor, bound: int) -> torch.dtype:
-    """Type in which to hold integer weights for products with these levels.
+def weight_form(levels: torch.Tensor, weight: torch.Tensor, bound: int) -> str | torch.dtype:
+    """How to hold the integers of `weight` for products with these levels.
 
-    int8 where the processor multiplies bytes; else a floating type in which no sum of this product is rounded.
+    Args:
+        bound: of the absolute value of a sum.
+
+    Returns:
+        "panels" for the compiled kernels; int8 where torch multiplies bytes; else a floating type in which no sum of
+        this product is rounded.
     """
+    kernels = compiled(levels, weight)
+    if kernels is not None and kernels.takes_linear(levels, weight, bound):
+        return "panels"
     bytes_will_do = levels.device.type == "cpu" and levels.dtype == torch.int8 and bound < 2**31 and multiplies_bytes()
     return torch.int8 if bytes_will_do else exact_dtype(bound)
+
+
+def weight_operand(weight: torch.Tensor, scale: torch.Tensor, max_level: int, form: str | torch.dtype):
+    """Levels of a weight (out, in) in the form that `weight_form` has found."""
+    if isinstance(form, torch.dtype):
+        return weight_levels(weight, scale, max_level, form)
+    kernels = compiled(weight)
+    assert kernels is not None
+    return kernels.weight_panels(weight.float().contiguous(), scale.float().contiguous(), max_level)
 
 
 @cache

@@ -11,9 +11,10 @@ from transformers.utils import ModelOutput, logging
 from .checkpoints import CheckpointModel, adapted
 from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine
-from .operators import Conv2d, Linear, weights_remembered
+from .operators import Conv2d, Linear
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
+from .remembering import parameters_remembered
 from .simulation import Trajectory, closed_form, confirm_levels, default_chunk_steps, simulate
 
 logger = logging.get_logger(__name__)
@@ -410,7 +411,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         )
         if chunk_steps is None:
             chunk_steps = default_chunk_steps(inputs.shape[0], self.row_bytes(inputs), inputs.device)
-        with weights_remembered():
+        with parameters_remembered():
             run = simulate(
                 lambda engine: network(engine, *flags),
                 self.readout,

@@ -62,8 +62,7 @@ def fire(
     """
     assert current.timeline is not None
     threshold, index = node.threshold(torch.float32), current.timeline.index
-    sums = current.integers is not None and current.integers.dtype == torch.int32
-    given = (current.integers, current.scale, current.bias) if sums else (current.values, None, None)
+    given = sums_of(current)
     kernels = compiled(*given, threshold, tracer, tokens)
     exact = current.dtype == torch.float32
     if kernels is None or not exact or not kernels.takes_neurons(*given, threshold, index, tracer, tokens):
@@ -73,6 +72,16 @@ def fire(
         *given, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps
     )
     return Firing(levels, Timeline(changed, row_of, len(levels)), tracer, *report)
+
+
+def sums_of(current: Rows):
+    """What a kernel makes currents of: sums in int32, or the product that they come of, with scale and bias; else the
+    values, and nothing."""
+    if hasattr(current.product, "weight"):  # with a weight, and so with neurons
+        return current.product, current.scale, current.bias
+    if current.integers is not None and current.integers.dtype == torch.int32:
+        return current.integers, current.scale, current.bias
+    return current.values, None, None
 
 
 def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows) -> torch.Tensor:

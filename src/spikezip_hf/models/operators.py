@@ -6,15 +6,12 @@ changes of one step) is the business of the engines. The event-driven forms keep
 in the run of an `EventEngine`, one for each named module, and end with it.
 """
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
-from .kernels import float_linear, integer_linear, integer_matmul, weight_dtype, weight_levels
+from .kernels import float_linear, integer_linear, integer_matmul, weight_form, weight_operand
 from .quantization import WeightQuantizer
+from .remembering import remembered
 from .rows import Rows, align, in_inference
 
 
@@ -55,7 +52,7 @@ class Linear(nn.Linear):
         assert x.levels is not None
         assert x.scale is not None
         bound = self.in_features * x.peak * self.weight_quantizer.max_level
-        weight, weight_scale = integer_weight(self, weight_dtype(x.levels, bound))
+        weight, weight_scale = integer_weight(self, weight_form(x.levels, self.weight, bound))
         product = integer_linear(x.levels, weight)
         scale = x.scale * weight_scale
         bias = None if self.bias is None else self.bias.to(scale.dtype)
@@ -83,44 +80,17 @@ def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:
     return remembered(module, "values", lambda: quantizer(module.weight))
 
 
-def integer_weight(module: Linear, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Levels of a quantized weight, (in_features, out_features), contiguous, and their scales (out_features,)."""
+def integer_weight(module: Linear, form: str | torch.dtype):
+    """Levels of a quantized weight, an operand in that form (see `kernels.weight_form`), and their scales
+    (out_features,)."""
     quantizer = module.weight_quantizer
     assert quantizer is not None
 
     def levels_and_scale(quantizer, weight):
         scale = quantizer.threshold(weight.dtype)
-        return weight_levels(weight.detach(), scale, quantizer.max_level, dtype), scale
+        return weight_operand(weight.detach(), scale, quantizer.max_level, form), scale
 
-    return remembered(module, dtype, lambda: quantizer(module.weight, levels_and_scale))
-
-
-_run = threading.local()
-
-
-@contextmanager
-def weights_remembered() -> Iterator[None]:
-    """Inside, what is made of a weight is made once. For one simulation, in which no weight changes.
-
-    Not from one to the next: no way to notice that a weight has changed is sure (fused optimizers and `.data` leave
-    torch's own counter of changes alone).
-    """
-    outer = getattr(_run, "made", None)
-    _run.made = {}
-    try:
-        yield
-    finally:
-        _run.made = outer
-
-
-def remembered(module: nn.Module, what, make: Callable):
-    """What `make` makes of the module's weight: inside `weights_remembered`, once."""
-    made = getattr(_run, "made", None)
-    if made is None:
-        return make()
-    if (module, what) not in made:
-        made[module, what] = make()
-    return made[module, what]
+    return remembered(module, form, lambda: quantizer(module.weight, levels_and_scale))
 
 
 class MatMul(nn.Module):

@@ -13,6 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from .remembering import remembered
+
 # A scale below this counts as collapsed and is used as this. It is far under any scale that calibration gives, and
 # keeps x / s finite for every activation that a float16 model can hold.
 MIN_SCALE = 2.0**-27
@@ -115,7 +117,7 @@ class Quantizer(nn.Module):
 
     def threshold(self, dtype: torch.dtype) -> torch.Tensor:
         """The scale as inputs of `dtype` are compared with it, in float32 or wider; V_thr of a neuron. No gradient."""
-        return threshold(self.scale.detach(), dtype)
+        return remembered(self, dtype, lambda: threshold(self.scale.detach(), dtype))
 
     def problem(self) -> str | None:
         """Why the scale cannot be used, in words; None if it can."""

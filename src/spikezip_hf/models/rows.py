@@ -85,7 +85,8 @@ class Rows:
 
     Args:
         values: (rows, ...), if they are there; else they are made of the integers when they are asked for.
-        integers: (rows, ...) whole numbers: int8 or int16 levels, or sums of products in int32 or a floating type.
+        integers: (rows, ...) whole numbers: int8 or int16 levels, or sums of products in int32 or a floating type; or
+            a product that is done when it is asked for (`spikezip_hf.kernels.deferred`).
         scale: (1,) or (features,) that they are multiplied with, in float32 or wider.
         bias: (features,) that is added.
         peak: bound of the absolute value of levels.
@@ -99,7 +100,7 @@ class Rows:
         self,
         values: torch.Tensor | None = None,
         *,
-        integers: torch.Tensor | None = None,
+        integers=None,
         scale: torch.Tensor | None = None,
         bias: torch.Tensor | None = None,
         peak: int = 0,
@@ -107,7 +108,7 @@ class Rows:
         timeline: Timeline | None = None,
     ):
         self._values = values
-        self.integers = integers
+        self._integers = integers
         self.scale = scale
         self.bias = bias
         self.peak = peak
@@ -118,33 +119,52 @@ class Rows:
     def values(self) -> torch.Tensor:
         """integers * scale + bias, computed in at least float32 and rounded to `dtype`."""
         if self._values is None:
-            assert self.integers is not None
             assert self.scale is not None
             assert self.dtype is not None
-            self._values = values_of(self.integers, self.scale, self.bias, self.dtype)
+            if self.product is not None and self.dtype == torch.float32:
+                self._values = self.product.values(self.scale, self.bias)
+            if self._values is None:
+                assert self.integers is not None
+                self._values = values_of(self.integers, self.scale, self.bias, self.dtype)
         return self._values
+
+    @property
+    def integers(self) -> torch.Tensor | None:
+        """The whole numbers; a product that was still to be done is done."""
+        if self.product is not None:
+            self._integers = self.product.sums()
+        return self._integers
+
+    @property
+    def product(self):
+        """The product that `integers` are the sums of, if it is still to be done."""
+        return None if self._integers is None or isinstance(self._integers, torch.Tensor) else self._integers
 
     @property
     def levels(self) -> torch.Tensor | None:
         """Integers whose one scale is all that lies between them and the values; None if there are no such."""
-        alone = self.scale is not None and self.scale.numel() == 1 and self.bias is None and self.peak
-        return self.integers if alone else None
+        return self.integers if self.uniform and self.peak else None
 
     @property
-    def tensor(self) -> torch.Tensor:
-        """What there is: integers, else values."""
-        return self.integers if self.integers is not None else self.values
+    def uniform(self) -> bool:
+        """Whether one scale is all that lies between integers and values, so that their places do not matter."""
+        return self.scale is not None and self.scale.numel() == 1 and self.bias is None
 
-    shape = property(lambda self: self.tensor.shape)
-    device = property(lambda self: self.tensor.device)
+    @property
+    def given(self):
+        """What there is: integers, or the product they come of, else values."""
+        return self._values if self._integers is None else self._integers
+
+    shape = property(lambda self: self.given.shape)
+    device = property(lambda self: self.given.device)
 
     def dim(self) -> int:
-        return self.tensor.dim()
+        return len(self.shape)
 
     def reshaped(self, function) -> "Rows":
         """`function`, a change of shape or order within each row, of the integers if they have one scale, else of the
         values."""
-        if self.levels is None:
+        if not self.uniform:
             return Rows(function(self.values), timeline=self.timeline)
         assert self.integers is not None
         values = None if self._values is None else function(self._values)
@@ -153,7 +173,7 @@ class Rows:
     def like(self, integers: torch.Tensor, values: torch.Tensor | None = None) -> "Rows":
         """Other integers with the same meaning."""
         rows = copy(self)
-        rows.integers, rows._values = integers, values
+        rows._integers, rows._values = integers, values
         return rows
 
     def unflatten(self, dim, sizes) -> "Rows":
@@ -172,18 +192,19 @@ class Rows:
         """On another device with its integers, or in another type."""
         if isinstance(args[0] if args else kwargs.get("device"), str | int | torch.device):
             rows = copy(self)
-            for name in ("_values", "integers", "scale", "bias"):
-                x = getattr(self, name)
+            rows._integers = self.integers
+            for name in ("_values", "_integers", "scale", "bias"):
+                x = getattr(rows, name)
                 setattr(rows, name, None if x is None else x.to(*args, **kwargs))
             return rows
         return Rows(self.values.to(*args, **kwargs), timeline=self.timeline)
 
     def scaled(self, factor: float) -> "Rows":
         """`factor` times the values, by way of the scale where there are integers."""
-        if self.integers is None or self.bias is not None:
+        if self._integers is None or self.bias is not None:
             return Rows(self.values * factor, timeline=self.timeline)
         assert self.scale is not None
-        rows = Rows(integers=self.integers, scale=self.scale * factor, dtype=self.dtype, timeline=self.timeline)
+        rows = Rows(integers=self._integers, scale=self.scale * factor, dtype=self.dtype, timeline=self.timeline)
         if self._values is None or not self._values.requires_grad:
             return rows
         return rows.with_gradient_of(self._values * factor)
@@ -222,7 +243,7 @@ class Rows:
         return self.__torch_function__(torch.mul, (), (self, other))
 
     def __len__(self) -> int:
-        return len(self.tensor)
+        return self.shape[0]
 
     def __getattr__(self, name):
         if name.startswith("__"):  # Rows are copied and pickled as what they are
@@ -233,7 +254,7 @@ class Rows:
         return lambda *args, **kwargs: self.__torch_function__(method, (), (self, *args), kwargs)
 
     def __repr__(self) -> str:
-        kind = "values" if self.integers is None else "integers"
+        kind = "values" if self._integers is None else "integers"
         return f"Rows({kind} {tuple(self.shape)}, dtype={self.dtype})"
 
     @classmethod

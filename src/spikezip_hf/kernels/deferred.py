@@ -1,0 +1,93 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""Products of integers that are not done yet, but together with what follows, block by block.
+
+The sums of a product would take four bytes for each neuron and step in memory, to be written and read again. What
+follows makes one byte of them (the neurons of a node), or values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from .native import Library
+
+
+@dataclass(frozen=True, eq=False)
+class Panels:
+    """An integer weight as the kernels multiply with it.
+
+    Attributes:
+        kernels: those that made it, and multiply.
+        panels: int8, see products.h; `correction` belongs to it.
+        shape: (out_features, in_features) of the weight.
+    """
+
+    kernels: Library
+    panels: torch.Tensor
+    correction: torch.Tensor
+    shape: tuple[int, int]
+
+    def times(self, levels: torch.Tensor) -> LinearProduct:
+        return LinearProduct(levels, self)
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProduct:
+    """Levels (..., in_features), int8, that are to be multiplied with a weight. Neurons can do it (`Library.fire`)."""
+
+    levels: torch.Tensor
+    weight: Panels
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.levels.shape[:-1], self.weight.shape[0]))
+
+    @property
+    def device(self) -> torch.device:
+        return self.levels.device
+
+    def sums(self) -> torch.Tensor:
+        """The product, (..., out_features) int32."""
+        return self.weight.kernels.linear(self)
+
+    def values(self, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """The product times a scale, plus a bias, in float32, as `models.kernels.values_of`; None without a kernel."""
+        if not all(is_spread(x, self.shape[-1]) for x in (scale, bias)):
+            return None
+        return self.weight.kernels.linear(self, scale, bias)
+
+
+@dataclass(frozen=True, eq=False)
+class MatrixProduct:
+    """Two batches of levels, (rows, heads, m, k) and (rows, heads, k, n) in int8, that are to be multiplied."""
+
+    kernels: Library
+    left: torch.Tensor
+    right: torch.Tensor
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((*self.left.shape[:-1], self.right.shape[-1]))
+
+    @property
+    def device(self) -> torch.device:
+        return self.left.device
+
+    def sums(self) -> torch.Tensor:
+        """The product, (rows, heads, m, n) int32."""
+        return self.kernels.products(self.left, self.right)
+
+    def values(self, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """As of `LinearProduct`; of one scale and no bias."""
+        if bias is not None or scale.numel() != 1 or not is_spread(scale, 1):
+            return None
+        return self.kernels.products(self.left, self.right, scale)
+
+
+def is_spread(x: torch.Tensor | None, features: int) -> bool:
+    """Whether `x` is nothing, one number, or one for each feature, as the kernels take them."""
+    return x is None or (x.dtype == torch.float32 and x.is_contiguous() and x.numel() in (1, features))

@@ -1,0 +1,124 @@
+// Copyright 2026 The spikezip_hf authors. Apache-2.0.
+//
+// Quantizer and tracker of ST-BIF+ neurons.
+
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
+#include <immintrin.h>
+#define WIDE 1
+#else
+#define WIDE 0
+#endif
+
+typedef struct {
+    const float *scale, *bias, *threshold, *inverse;  // one for each feature; scale and bias only of integers
+    float low, high;                                  // bounds of a level
+} Quantizer;
+
+// Levels of `n` currents from feature `c` on: clamp(floor(x / s + 1/2)), the division correctly rounded. Currents are floats,
+// or whole numbers, x = integer * scale + bias. Sets `undefined` where one is not a number.
+#if WIDE
+// Multiplying by 1/s takes a quarter of the time and tells all but those next to a whole number: |x / s| is below 2^8 where
+// it matters, so the product is off by less than 2^-14, and floor is that of the division wherever 2^-13 or more
+// lie between it and a whole number.
+static inline __attribute__((always_inline)) void levels_of(const void *current, int is_integer, int64_t n,
+                                                            const Quantizer *given, int64_t c, int8_t *levels,
+                                                            int *undefined) {
+    const Quantizer q = *given;
+    const __m512 half = _mm512_set1_ps(0.5f), near = _mm512_set1_ps(0x1p-13f);
+    const __m512 top = _mm512_set1_ps(q.high + 1.5f), bottom = _mm512_set1_ps(q.low - 0.5f);
+    const __m512i high = _mm512_set1_epi32((int32_t)q.high), low = _mm512_set1_epi32((int32_t)q.low);
+    enum { DOWN = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC, NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
+    __mmask16 nan = 0;
+    for (int64_t i = 0; i < n; i += 16, c += 16) {
+        __mmask16 there = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
+        __m512 x;
+        if (is_integer) {
+            x = _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(there, (const int32_t *)current + i));
+            x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, q.scale + c));
+            x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, q.bias + c));
+        } else {
+            x = _mm512_maskz_loadu_ps(there, (const float *)current + i);
+        }
+        nan |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
+        __m512 y = _mm512_fmadd_ps(x, _mm512_maskz_loadu_ps(there, q.inverse + c), half);
+        y = _mm512_max_ps(_mm512_min_ps(y, top), bottom);
+        __m512 rest = _mm512_abs_ps(_mm512_reduce_ps(y, NEAREST));
+        if (_mm512_mask_cmp_ps_mask(there, rest, near, _CMP_LT_OQ)) {
+            y = _mm512_add_ps(_mm512_div_ps(x, _mm512_maskz_loadu_ps(there, q.threshold + c)), half);
+            y = _mm512_max_ps(_mm512_min_ps(y, top), bottom);
+        }
+        __m512i level = _mm512_max_epi32(_mm512_min_epi32(_mm512_cvt_roundps_epi32(y, DOWN), high), low);
+        _mm512_mask_cvtepi32_storeu_epi8(levels + i, there, level);
+    }
+    *undefined |= nan;
+}
+#else
+static inline __attribute__((always_inline)) void levels_of(const void *current, int is_integer, int64_t n,
+                                                            const Quantizer *given, int64_t c, int8_t *levels,
+                                                            int *undefined) {
+    const Quantizer q = *given;
+    const int32_t *integers = current;
+    const float *floats = current;
+    int nan = 0;
+    for (int64_t i = 0; i < n; i++) {
+        float x = is_integer ? (float)integers[i] * q.scale[c + i] + q.bias[c + i] : floats[i];
+        nan |= x != x;
+        float level = floorf(x / q.threshold[c + i] + 0.5f);
+        level = level < q.high ? level : q.high;
+        levels[i] = (int8_t)(int32_t)(level > q.low ? level : q.low);
+    }
+    *undefined |= nan;
+}
+#endif
+
+static inline void levels_of_floats(const float *in, int64_t n, const Quantizer *q, int64_t c, int8_t *levels,
+                                    int *undefined) {
+    levels_of(in, 0, n, q, c, levels, undefined);
+}
+
+static inline void levels_of_integers(const int32_t *in, int64_t n, const Quantizer *q, int64_t c, int8_t *levels,
+                                      int *undefined) {
+    levels_of(in, 1, n, q, c, levels, undefined);
+}
+
+// One step of `n` trackers: S += clip(Q - S, -k, k). Returns the spikes fired; `*pending` says if any is still to come.
+static inline int64_t track(const int8_t *target, int8_t *tracer, int64_t n, int8_t k, int *pending) {
+    int64_t spikes = 0;
+    uint8_t left = 0;
+#if WIDE
+    const __m512i most = _mm512_set1_epi8(k), fewest = _mm512_set1_epi8((int8_t)-k);
+    __m512i sum = _mm512_setzero_si512();
+    __mmask64 behind = 0;
+    for (int64_t i = 0; i < n; i += 64) {
+        __mmask64 there = n - i < 64 ? ((__mmask64)1 << (n - i)) - 1 : ~(__mmask64)0;
+        __m512i to = _mm512_maskz_loadu_epi8(there, target + i), s = _mm512_maskz_loadu_epi8(there, tracer + i);
+        __m512i step = _mm512_max_epi8(_mm512_min_epi8(_mm512_sub_epi8(to, s), most), fewest);
+        s = _mm512_add_epi8(s, step);
+        sum = _mm512_add_epi64(sum, _mm512_sad_epu8(_mm512_abs_epi8(step), _mm512_setzero_si512()));
+        behind |= _mm512_cmpneq_epi8_mask(to, s);
+        _mm512_mask_storeu_epi8(tracer + i, there, s);
+    }
+    spikes = _mm512_reduce_add_epi64(sum), left = behind != 0;
+#else
+    for (int64_t start = 0; start < n; start += 128) {  // sums of 128 fit in 16 bits
+        int64_t end = start + 128 < n ? start + 128 : n;
+        int16_t sum = 0;
+        for (int64_t i = start; i < end; i++) {
+            int8_t s = tracer[i];
+            int8_t step = (int8_t)(target[i] - s);
+            step = step < k ? step : k;
+            step = step > (int8_t)-k ? step : (int8_t)-k;
+            s = (int8_t)(s + step);
+            sum = (int16_t)(sum + (step < 0 ? -step : step));
+            left |= (uint8_t)(target[i] ^ s);
+            tracer[i] = s;
+        }
+        spikes += sum;
+    }
+#endif
+    *pending = left != 0;
+    return spikes;
+}

@@ -1,0 +1,168 @@
+// Copyright 2026 The spikezip_hf authors. Apache-2.0.
+//
+// Products of bytes, int8 x int8 to int32, a block of rows and 64 columns at a time: by tiles (AMX) or by vectors
+// (AVX-512 VNNI). The right side lies in panels of 64 columns: the four k that the processor multiplies at once side by
+// side, zeros where there is nothing, k up to a multiple of 64.
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#include <immintrin.h>
+#define HAVE_PRODUCTS 1
+#else
+#define HAVE_PRODUCTS 0
+#endif
+
+#if HAVE_PRODUCTS && defined(__AMX_INT8__) && defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#define HAVE_TILES 1
+#else
+#define HAVE_TILES 0
+#endif
+
+enum { PANEL = 64, BLOCK_ROWS = 32 };  // columns and rows of a block of a product
+
+static inline int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+static inline int64_t panel_bytes(int64_t k) { return padded(k, 64) * PANEL; }
+static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Put column `j` of a panel, `k` numbers, in its place.
+static inline void pack_column(const int8_t *column, int64_t k, int64_t j, int8_t *panel) {
+    for (int64_t q = 0; q < k / 4; q++) memcpy(panel + (q * PANEL + j) * 4, column + 4 * q, 4);
+    if (k % 4) memcpy(panel + (k / 4 * PANEL + j) * 4, column + k / 4 * 4, (size_t)(k % 4));
+}
+
+#if HAVE_PRODUCTS
+static int tiles_allowed = 0;
+
+// Ask the system for tile registers, for the whole process, if they are wanted. Returns whether they are used.
+static int use_tiles(int wanted) {
+    tiles_allowed = 0, (void)wanted;
+#if HAVE_TILES
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
+    if (wanted) tiles_allowed = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+#endif
+    return tiles_allowed;
+}
+
+// Each thread says before its products what tiles are: eight of 16 rows of 64 bytes.
+static void begin_products(void) {
+#if HAVE_TILES
+    if (!tiles_allowed) return;
+    struct {
+        uint8_t palette, start_row, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    for (int i = 0; i < 8; i++) shape.bytes[i] = 64, shape.rows[i] = 16;
+    _tile_loadconfig(&shape);
+#endif
+}
+
+static void end_products(void) {
+#if HAVE_TILES
+    if (tiles_allowed) _tile_release();
+#endif
+}
+
+// What multiplying unsigned bytes, shifted up by 128, adds to each column of a panel, taken off. Tiles need none of it.
+static void correct(const int8_t *panel, int64_t k, int32_t *correction) {
+    const __m512i shift = _mm512_set1_epi8((char)128);
+    for (int64_t j = 0; j < PANEL; j += 16) {
+        __m512i sum = _mm512_setzero_si512();
+        for (int64_t q = 0; q < padded(k, 64) / 4; q++)
+            sum = _mm512_dpbusd_epi32(sum, shift, _mm512_loadu_si512(panel + (q * PANEL + j) * 4));
+        _mm512_storeu_si512(correction + j, _mm512_sub_epi32(_mm512_setzero_si512(), sum));
+    }
+}
+
+#if HAVE_TILES
+// 16 or 32 rows times half a panel.
+static inline __attribute__((always_inline)) void tiles(const int8_t *left, int64_t stride, int both,
+                                                        const int8_t *panel, int64_t k, int32_t *out) {
+    _tile_zero(0);
+    _tile_zero(1);
+    if (both) {
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t i = 0; i < k; i += 64) {
+        _tile_loadd(4, left + i, stride);
+        if (both) _tile_loadd(5, left + 16 * stride + i, stride);
+        _tile_loadd(6, panel + i * PANEL, 4 * PANEL);
+        _tile_dpbssd(0, 4, 6);
+        if (both) _tile_dpbssd(2, 5, 6);
+        _tile_loadd(7, panel + i * PANEL + 64, 4 * PANEL);
+        _tile_dpbssd(1, 4, 7);
+        if (both) _tile_dpbssd(3, 5, 7);
+    }
+    _tile_stored(0, out, 4 * PANEL);
+    _tile_stored(1, out + 16, 4 * PANEL);
+    if (both) {
+        _tile_stored(2, out + 16 * PANEL, 4 * PANEL);
+        _tile_stored(3, out + 16 * PANEL + 16, 4 * PANEL);
+    }
+}
+#endif
+
+enum { VECTOR_ROWS = 6 };
+
+// Up to 6 rows times a panel. Loops are unrolled, so that all of `sums` are registers.
+static inline void vectors(const int8_t *left, int64_t stride, int rows, const int8_t *panel, int64_t k,
+                           const int32_t *correction, int32_t *out) {
+    __m512i sums[VECTOR_ROWS][4];
+    const int8_t *row[VECTOR_ROWS];
+#pragma GCC unroll 8
+    for (int i = 0; i < VECTOR_ROWS; i++) {
+        row[i] = left + (i < rows ? i : 0) * stride;
+#pragma GCC unroll 8
+        for (int v = 0; v < 4; v++) sums[i][v] = _mm512_loadu_si512(correction + 16 * v);
+    }
+    for (int64_t q = 0; q < k / 4; q++) {
+        __m512i right[4];
+#pragma GCC unroll 8
+        for (int v = 0; v < 4; v++) right[v] = _mm512_loadu_si512(panel + (q * PANEL + 16 * v) * 4);
+#pragma GCC unroll 8
+        for (int i = 0; i < VECTOR_ROWS; i++) {
+            uint32_t four;
+            memcpy(&four, row[i] + 4 * q, 4);
+            __m512i shifted = _mm512_set1_epi32((int32_t)(four ^ 0x80808080u));
+#pragma GCC unroll 8
+            for (int v = 0; v < 4; v++) sums[i][v] = _mm512_dpbusd_epi32(sums[i][v], shifted, right[v]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < VECTOR_ROWS; i++) {
+        if (i >= rows) break;
+#pragma GCC unroll 8
+        for (int v = 0; v < 4; v++) _mm512_storeu_si512(out + i * PANEL + 16 * v, sums[i][v]);
+    }
+}
+
+// `rows` rows, at most 32, times a panel, to `out` (32, 64). `spare`: 32 rows of k up to a multiple of 64.
+static void product_block(const int8_t *left, int64_t stride, int rows, int64_t k, const int8_t *panel,
+                          const int32_t *correction, int8_t *spare, int32_t *out) {
+    int64_t wide = padded(k, 64);
+    if (wide != k || rows % 16) {  // the last rows, or the last columns of the left side: with zeros around them
+        for (int i = 0; i < rows; i++) {
+            memcpy(spare + i * wide, left + i * stride, (size_t)k);
+            memset(spare + i * wide + k, 0, (size_t)(wide - k));
+        }
+        left = spare, stride = wide;
+    }
+#if HAVE_TILES
+    if (tiles_allowed) {
+        for (int half = 0; half < 2; half++)
+            if (rows > 16)
+                tiles(left, stride, 1, panel + 128 * half, wide, out + 32 * half);
+            else
+                tiles(left, stride, 0, panel + 128 * half, wide, out + 32 * half);
+        return;
+    }
+#endif
+    for (int i = 0; i < rows; i += VECTOR_ROWS)
+        vectors(left + i * stride, stride, (int)least(rows - i, VECTOR_ROWS), panel, wide, correction, out + i * PANEL);
+}
+#endif
