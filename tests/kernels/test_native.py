@@ -176,7 +176,8 @@ class TestProductsWithAWeight:
             tokens = torch.rand(samples, sums.shape[-2], generator=generator) < 0.6
         size = (samples, *sums.shape[1:])
         tracer = torch.randint(node.min_level, node.max_level + 1, size, generator=generator).to(torch.int8)
-        arguments = tokens, draw(st.sampled_from([1, 3])), draw(st.integers(0, steps))
+        closed, coarse = draw(st.integers(0, steps)), draw(st.integers(0, steps))
+        arguments = tokens, draw(st.sampled_from([1, 3])), closed, coarse
         summed = mock.Mock(side_effect=AssertionError("the sums were written to memory"))
         with mock.patch.object(built, "linear", summed):
             firing = fire(node, Rows(integers=product, **fields), tracer.clone(), *arguments)
@@ -349,8 +350,8 @@ class TestNeurons:
         if len(shape) > 1 and draw(st.booleans()):
             tokens = torch.rand(samples, shape[-2], generator=generator) < 0.6
         max_spikes = draw(st.sampled_from([1, 2, 5, levels - 1]))
-        closed = draw(st.integers(0, steps))
-        assert_fires_as_reference(node, current, tracer.to(torch.int8), tokens, max_spikes, closed)
+        closed, coarse = draw(st.integers(0, steps)), draw(st.integers(0, steps))
+        assert_fires_as_reference(node, current, tracer.to(torch.int8), tokens, max_spikes, closed, coarse)
 
     @pytest.mark.parametrize("features", [1, 3000, 8192, 8193, 20000])
     def test_in_blocks_larger_and_smaller_than_a_row(self, features, threads):

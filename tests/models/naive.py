@@ -43,6 +43,10 @@ class NaiveEngine(SpikingEngine):
         steps = range(self.step + 1, self.step + self.chunk + 1)
         return sum(step < self.first_firing_step[node.name] for step in steps)
 
+    def coarse_steps(self, node):
+        steps = range(self.step + 1, self.step + self.chunk + 1)
+        return sum(step < self.first_fine_step[node.name] for step in steps)
+
     def encode(self, module, inputs, per_step=False):
         if not per_step:
             return self.repeated(module(inputs))  # on B rows, as in the QANN
@@ -70,7 +74,7 @@ class NaiveEngine(SpikingEngine):
         target = node.quantize(current).to(node.level_dtype).unflatten(0, (self.chunk, self.batch_size))
         past = self.history.setdefault(node.name, [])
         start = past[-1][-1] if past else torch.zeros_like(target[0])
-        levels = track(target, start, self.graded(node), self.closed_steps(node))
+        levels = track(target, start, self.graded(node), self.closed_steps(node), self.coarse_steps(node))
         past.append(levels)
         self.targets[node.name] = target[-1]
         return hand_on(node, levels.flatten(0, 1), current.dtype)
@@ -112,7 +116,7 @@ def run_naively(snn, batch: dict, time_steps: int, chunk_steps: int = 1) -> Naiv
         given.device,
         input_steps=given.shape[1] if "pixel_values" in batch and given.dim() == 5 else 1,
         max_spikes_per_step=snn.config.max_spikes_per_step,
-        first_firing_step={node.name: snn.config.first_firing_step(node.stage) for node in snn.nodes},
+        **snn.config.schedule(snn.nodes),
     )
     network = partial(snn.network, inputs)
     readouts = []

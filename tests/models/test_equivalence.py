@@ -15,8 +15,12 @@ SIZES = {
 }
 
 
-def spiking(qann, **fields):
-    return SpikeViTForImageClassification.from_quantized(qann, **{"time_steps": 1000, **fields})
+def spiking(qann, schedule=None, **fields):
+    """The twin, with a schedule that is made for it if one is named."""
+    snn = SpikeViTForImageClassification.from_quantized(qann, **{"time_steps": 1000, **fields})
+    if schedule is not None:
+        snn.calibrate_schedule([{"pixel_values": make_images(qann.config, 4, snn.dtype)}], schedule)
+    return snn
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -46,7 +50,14 @@ def test_many_levels(levels):
 
 @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel", "mixed"])
 @pytest.mark.parametrize(
-    "fields", [{}, {"max_spikes_per_step": 3}, {"firing_schedule": "layerwise", "firing_window": 4}]
+    "fields",
+    [
+        {},
+        {"max_spikes_per_step": 3},
+        {"firing_schedule": "layerwise", "firing_window": 4},
+        {"schedule": "nodewise"},
+        {"schedule": "coarse_to_fine"},
+    ],
 )
 def test_every_schedule_has_the_same_fixed_point(fields, granularity):
     qann = make_qann(granularity=granularity)
@@ -59,7 +70,15 @@ def test_every_schedule_has_the_same_fixed_point(fields, granularity):
 @pytest.mark.parametrize("steps", [None, 3])
 @pytest.mark.parametrize("levels", [8, 32])
 @pytest.mark.parametrize(
-    "fields", [{}, {"max_spikes_per_step": 2}, {"firing_schedule": "layerwise", "firing_window": 5}]
+    "fields",
+    [
+        {},
+        {"max_spikes_per_step": 2},
+        {"firing_schedule": "layerwise", "firing_window": 5},
+        {"schedule": "nodewise"},
+        {"schedule": "coarse_to_fine"},
+        {"schedule": "coarse_to_fine", "max_spikes_per_step": 3},
+    ],
 )
 def test_cumulative_equals_event_spike_for_spike(fields, levels, steps, seed):
     """In float64, step by step: the logits of every step, and the spikes of every node up to every one of them."""
@@ -87,7 +106,9 @@ def test_levels_agree_after_every_step():
 
 
 @pytest.mark.parametrize("steps", [None, 5])
-@pytest.mark.parametrize("fields", [{}, {"firing_schedule": "layerwise", "firing_window": 7}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"firing_schedule": "layerwise", "firing_window": 7}, {"schedule": "coarse_to_fine"}]
+)
 def test_chunks_give_the_same_spikes(fields, steps):
     qann = make_qann(1, torch.float64)
     snn = spiking(qann, time_steps=61, **fields)

@@ -32,9 +32,10 @@ def make_snn(
     levels=16,
     node_placement=None,
     layers=2,
+    schedule=None,
     **fields,
 ):
-    """A spiking network; `fields` are those of a spiking config."""
+    """A spiking network; `schedule` is made for it, `fields` are those of a spiking config."""
     own = {"quantization_levels": levels, "scale_granularity": granularity, "weight_bits": weight_bits}
     if architecture == "vit":
         ann = make_ann(seed, dtype, num_hidden_layers=layers, **TINY)
@@ -43,7 +44,9 @@ def make_snn(
         ann = make_text_ann(architecture, task, seed, dtype, num_hidden_layers=layers, **TINY)
         own |= {"node_placement": node_placement or "full"}
         qann = text_class("Quant", architecture, task).from_ann(ann, **own)
-    return spiking_twin(qann.calibrate([make_inputs(qann, seed + 1, 8)]), **fields)
+    batches = [make_inputs(qann, seed + 1, 8)]
+    snn = spiking_twin(qann.calibrate(batches), **fields)
+    return snn if schedule is None else snn.calibrate_schedule(batches, schedule)
 
 
 def make_inputs(model, seed=7, batch=4, steps=None, side="right"):
@@ -116,7 +119,15 @@ def test_every_granularity(architecture, granularity, weight_bits, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("firing", [{}, {"firing_schedule": "layerwise", "firing_window": 5}])
+@pytest.mark.parametrize(
+    "firing",
+    [
+        {},
+        {"firing_schedule": "layerwise", "firing_window": 5},
+        {"schedule": "nodewise"},
+        {"schedule": "coarse_to_fine"},
+    ],
+)
 @pytest.mark.parametrize("max_spikes", [1, 2, 5])
 @pytest.mark.parametrize("architecture", ["vit", "bert"])
 def test_every_firing_rule(architecture, max_spikes, firing, dtype):

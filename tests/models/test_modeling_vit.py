@@ -285,6 +285,9 @@ class TestErrors:
             ({"max_spikes_per_step": 0}, "max_spikes_per_step must be"),
             ({"firing_schedule": "random"}, "firing_schedule must be one of 'synchronous', 'layerwise'"),
             ({"firing_window": -1}, "firing_window must be"),
+            ({"firing_schedule": "nodewise"}, "needs firing_steps: .* calibrate_schedule"),
+            ({"firing_schedule": "coarse_to_fine", "firing_steps": {"a": 1}}, "needs fine_steps"),
+            ({"firing_steps": {"a": 0}}, r"firing_steps\['a'\] must be"),
         ],
     )
     def test_config_fields(self, fields, message):

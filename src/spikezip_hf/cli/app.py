@@ -105,7 +105,9 @@ def convert(
     output: Annotated[Path, typer.Argument(help="Folder to save the spiking network to.")],
     time_steps: Annotated[int, typer.Option(help="T, most time-steps of a simulation.")] = 64,
     max_spikes_per_step: Annotated[int, typer.Option(help="k, spikes a neuron may fire in a step.")] = 1,
-    firing_schedule: Annotated[str, typer.Option(help="synchronous (the paper's) or layerwise.")] = "synchronous",
+    firing_schedule: Annotated[
+        str, typer.Option(help="synchronous (the paper's), layerwise, or coarse_to_fine (fewer spikes, more steps).")
+    ] = "synchronous",
     firing_window: Annotated[int | None, typer.Option(help="Steps between layers, of layerwise.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -217,6 +219,48 @@ def evaluate(
     accuracies = ", ".join(f"{name} {whole[name]:.2%}" for name in ("ANN", "QANN") if name in whole)
     lines = [text, f"accuracy on all {whole['samples']} samples: {accuracies}", f"written to {answer['written to']}"]
     say(answer, as_json, "\n\n".join(lines))
+
+
+@app.command(epilog=example("spikezip report outputs/snn --data-dir data/sst2 --limit 200 --output outputs/report"))
+@guarded
+def report(
+    model: Model,
+    dataset: Dataset = None,
+    subset: Subset = None,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    max_length: MaxLength = 128,
+    limit: Annotated[int, typer.Option(help="Samples to simulate, evenly spread over the split.")] = 256,
+    time_steps: Annotated[int, typer.Option(help="Most time-steps that a sample is simulated for.")] = 512,
+    sample: Annotated[
+        int | None, typer.Option(help="Row of the split to look at closely. Default: the first one simulated.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Samples simulated at once.")] = 16,
+    output: Annotated[
+        str | None, typer.Option(help="Folder of the report, if not MODEL-report-DATA, beside the checkpoint.")
+    ] = None,
+    use_cpu: Annotated[bool, typer.Option("--use-cpu", help="Use no accelerator, though there is one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show a spiking network at work on a test set: accuracy, spikes of each node and attention over time, T_eq.
+
+    Writes report.html, one file that needs nothing else; the same as JSON, CSV and Parquet; and the figures. All of
+    them at the end, or nothing.
+    """
+    from spikezip_hf.recipes.inputs import DataArguments
+    from spikezip_hf.recipes.report import ReportArguments, report, summary
+
+    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    if dataset is None and data_dir is None:
+        raise ValueError("No data: give --dataset (a Hub id) or --data-dir (a folder, or one inside SPIKEZIP_DATA).")
+    arguments = ReportArguments(
+        output=output, time_steps=time_steps, limit=limit, sample=sample, batch_size=batch_size, use_cpu=use_cpu
+    )
+    with only_json(as_json):
+        answer = report(model, DataArguments(**data), arguments)
+    say(answer, as_json, summary(answer))
 
 
 @app.command(epilog=example("spikezip card outputs/snn --license apache-2.0 --language en"))

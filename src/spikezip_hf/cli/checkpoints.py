@@ -38,7 +38,18 @@ def convert(qann: str, output: Path, **fields: Any) -> None:
     cls = spiking_class(type(quantized))
     if (output / "config.json").is_file() and class_of(str(output))[0] is not cls:
         raise ValueError(f"output: {output} holds another network, whose files would stay: name another folder.")
-    cls.from_quantized(quantized, **fields).save_pretrained(output)
+    schedule = fields.get("firing_schedule")
+    if schedule == "nodewise":
+        raise ValueError(
+            'firing_schedule: "nodewise" is made from data, of which this command has none: call '
+            'calibrate_schedule(batches, "nodewise") of the spiking model in Python, or take "coarse_to_fine".'
+        )
+    if schedule == "coarse_to_fine":
+        del fields["firing_schedule"]
+    snn = cls.from_quantized(quantized, **fields)
+    if schedule == "coarse_to_fine":
+        snn.calibrate_schedule()
+    snn.save_pretrained(output)
 
 
 def random_batches(model: TwinPreTrainedModel, samples: int, size: int) -> list[dict[str, torch.Tensor]]:

@@ -26,6 +26,8 @@ DECISIVE = (
     "max_spikes_per_step",
     "firing_schedule",
     "firing_window",
+    "firing_steps",
+    "fine_steps",
 )
 
 

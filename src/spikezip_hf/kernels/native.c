@@ -54,6 +54,7 @@ typedef struct {
     uint8_t *at_target;    // (samples) whether the last tracers are at their targets
     int64_t min_level, max_level, max_spikes;
     int64_t closed;  // leading steps in which the node may not fire
+    int64_t coarse;  // leading steps in which it does not fire at a difference of one level
 } Neurons;
 
 // A thread's own memory: targets and tracers of a block, its product, rows with zeros around them.
@@ -109,8 +110,8 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
                 row = index[t * a->samples];
                 targets_of_block(a, q, own, sample, row, first, rows, column, width, undefined);
             }
-            int64_t spikes = track(own->target, own->state, rows * width, t < a->closed ? 0 : (int8_t)a->max_spikes,
-                                   &pending);
+            int8_t most = t < a->closed ? 0 : (int8_t)a->max_spikes;
+            int64_t spikes = track(own->target, own->state, rows * width, most, t < a->coarse ? 2 : 1, &pending);
             if (spikes) {
 #pragma omp atomic
                 a->counts[t * a->samples + sample] += spikes;

@@ -144,7 +144,7 @@ class Neurons(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in ("index", "tracer", "levels", "row_of", "changed", "counts", "at_target")
         ),
-        *((name, int64) for name in ("min_level", "max_level", "max_spikes", "closed")),
+        *((name, int64) for name in ("min_level", "max_level", "max_spikes", "closed", "coarse")),
     ]
 
 
@@ -307,6 +307,7 @@ class Library:
         tokens: torch.Tensor | None,
         max_spikes: int,
         closed_steps: int,
+        coarse_steps: int = 0,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, bool]:
         """See `models.neurons.Firing`; `tracer`, contiguous, is left as after the last step.
 
@@ -354,7 +355,7 @@ class Library:
         neurons.places, neurons.features = tracer.numel() // (samples * features), features
         neurons.steps, neurons.samples = steps, samples
         neurons.min_level, neurons.max_level = bounds
-        neurons.max_spikes, neurons.closed = max_spikes, closed_steps
+        neurons.max_spikes, neurons.closed, neurons.coarse = max_spikes, closed_steps, coarse_steps
         rows = self.functions.spikezip_fire(ctypes.byref(neurons))
         return levels[: abs(rows)], changed, row_of, counts, at_target, rows < 0
 
@@ -387,17 +388,20 @@ class Library:
         targets = torch.floor(values / threshold + 0.5).clamp(*bounds).to(torch.int8).view(3, 2, 1, features)
         tokens = torch.tensor([[True], [False]])
         targets[:, 1] = 0
-        for max_spikes, closed in ((1, 1), (15, 0)):
+        for max_spikes, closed, coarse in ((1, 1, 0), (15, 0, 0), (1, 0, 2), (3, 1, 2)):
             tracer = torch.zeros(2, 1, features, dtype=torch.int8)
             expected: list[torch.Tensor] = []
             for step, target in enumerate(targets):
                 before = expected[-1] if expected else tracer
                 k = 0 if step < closed else max_spikes
-                expected.append(before + (target - before).clamp(-k, k))
+                behind = target - before
+                if step < coarse:
+                    behind = behind.masked_fill(behind.abs() < 2, 0)
+                expected.append(before + behind.clamp(-k, k))
             index = torch.arange(6).view(3, 2)
             for current in (integers, values):
                 given = current.view(6, 1, features), scale, bias, threshold, bounds, index, tracer.clone(), tokens
-                rows, changed, row_of, counts, at_target, undefined = self.fire(*given, max_spikes, closed)
+                rows, changed, row_of, counts, at_target, undefined = self.fire(*given, max_spikes, closed, coarse)
                 levels = rows[row_of]
                 spikes = torch.stack(expected).diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1)
                 settled = (expected[-1] == targets[-1]).flatten(1).all(1)

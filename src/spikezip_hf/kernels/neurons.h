@@ -84,18 +84,21 @@ static inline void levels_of_integers(const int32_t *in, int64_t n, const Quanti
     levels_of(in, 1, n, q, c, levels, undefined);
 }
 
-// One step of `n` trackers: S += clip(Q - S, -k, k). Returns the spikes fired; `*pending` says if any is still to come.
-static inline int64_t track(const int8_t *target, int8_t *tracer, int64_t n, int8_t k, int *pending) {
+// One step of `n` trackers: S += clip(Q - S, -k, k), where |Q - S| is at least `fewest`. Returns the spikes fired; `*pending` says if any is still to come.
+static inline int64_t track(const int8_t *target, int8_t *tracer, int64_t n, int8_t k, int8_t fewest,
+                            int *pending) {
     int64_t spikes = 0;
     uint8_t left = 0;
 #if WIDE
-    const __m512i most = _mm512_set1_epi8(k), fewest = _mm512_set1_epi8((int8_t)-k);
+    const __m512i up = _mm512_set1_epi8(k), down = _mm512_set1_epi8((int8_t)-k), enough = _mm512_set1_epi8(fewest);
     __m512i sum = _mm512_setzero_si512();
     __mmask64 behind = 0;
     for (int64_t i = 0; i < n; i += 64) {
         __mmask64 there = n - i < 64 ? ((__mmask64)1 << (n - i)) - 1 : ~(__mmask64)0;
         __m512i to = _mm512_maskz_loadu_epi8(there, target + i), s = _mm512_maskz_loadu_epi8(there, tracer + i);
-        __m512i step = _mm512_max_epi8(_mm512_min_epi8(_mm512_sub_epi8(to, s), most), fewest);
+        __m512i step = _mm512_sub_epi8(to, s);
+        __mmask64 fires = _mm512_cmpge_epi8_mask(_mm512_abs_epi8(step), enough);
+        step = _mm512_maskz_max_epi8(fires, _mm512_min_epi8(step, up), down);
         s = _mm512_add_epi8(s, step);
         sum = _mm512_add_epi64(sum, _mm512_sad_epu8(_mm512_abs_epi8(step), _mm512_setzero_si512()));
         behind |= _mm512_cmpneq_epi8_mask(to, s);
@@ -109,6 +112,7 @@ static inline int64_t track(const int8_t *target, int8_t *tracer, int64_t n, int
         for (int64_t i = start; i < end; i++) {
             int8_t s = tracer[i];
             int8_t step = (int8_t)(target[i] - s);
+            step = step >= fewest || step <= -fewest ? step : 0;
             step = step < k ? step : k;
             step = step > (int8_t)-k ? step : (int8_t)-k;
             s = (int8_t)(s + step);

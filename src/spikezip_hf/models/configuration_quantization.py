@@ -10,7 +10,7 @@ from .version import __version__, check_version
 
 WEIGHT_BITS = (None, 8)
 GRANULARITIES = ("per_tensor", "per_channel", "mixed")
-FIRING_SCHEDULES = ("synchronous", "layerwise")
+FIRING_SCHEDULES = ("synchronous", "layerwise", "nodewise", "coarse_to_fine")
 NODE_PLACEMENTS = ("full", "reference")
 HEAD_ACTIVATIONS = ("relu", "tanh")
 STOPS = ("equilibrium", "never", "confidence")
@@ -60,6 +60,8 @@ SPIKING_FIELDS = (
     "max_spikes_per_step",
     "firing_schedule",
     "firing_window",
+    "firing_steps",
+    "fine_steps",
     "stop",
     "confidence_threshold",
     "chunk_steps",
@@ -161,8 +163,11 @@ class SpikeFields(QuantizationFields):
         time_steps: T, most steps of a simulation.
         max_spikes_per_step: k, spikes that a neuron may fire in one step. 1 is the paper's neuron.
         firing_schedule: when nodes may fire. "synchronous": all from the first step (the paper). "layerwise": those
-            of layer l after step l * firing_window. The fixed point is the same.
+            of layer l after step l * firing_window. "nodewise": each from its own step, `firing_steps`.
+            "coarse_to_fine": so, and up to its step of `fine_steps` only where a level is two away from its target or
+            more. The fixed point is the same. `calibrate_schedule` makes the latter two.
         firing_window: steps between layers of the layerwise schedule; None for quantization_levels / 2.
+        firing_steps, fine_steps: {node name: step, from 1}, of the nodewise and coarse_to_fine schedules.
         stop: when a simulation ends. "equilibrium": when every sample is proven to be there, or at T. "never": at T.
             "confidence": a sample is done as soon as its largest logit leads the next by `confidence_threshold`; its
             answer may be another than the quantized network's then.
@@ -175,6 +180,8 @@ class SpikeFields(QuantizationFields):
     max_spikes_per_step: int = 1
     firing_schedule: str = "synchronous"
     firing_window: int | None = None
+    firing_steps: dict[str, int] | None = None
+    fine_steps: dict[str, int] | None = None
     stop: str = "equilibrium"
     confidence_threshold: float | None = None
     chunk_steps: int | None = None
@@ -189,13 +196,55 @@ class SpikeFields(QuantizationFields):
         check_choice("firing_schedule", self.firing_schedule, FIRING_SCHEDULES)
         if self.firing_window is not None:
             check_positive_integer("firing_window", self.firing_window)
+        for name, schedules in (
+            ("firing_steps", ("nodewise", "coarse_to_fine")),
+            ("fine_steps", ("coarse_to_fine",)),
+        ):
+            steps = getattr(self, name)
+            if self.firing_schedule in schedules and not steps:
+                raise ValueError(
+                    f"firing_schedule={self.firing_schedule!r} needs {name}: convert without it, and call "
+                    f"calibrate_schedule(batches, {self.firing_schedule!r}) of the spiking model, which writes them."
+                )
+            for node, step in (steps or {}).items():
+                check_positive_integer(f"{name}[{node!r}]", step)
 
-    def first_firing_step(self, stage: int) -> int:
-        """First step, from 1, at which a node of this stage may fire."""
+    def first_firing_step(self, node) -> int:
+        """First step, from 1, at which a node may fire.
+
+        Raises:
+            ValueError: the schedule does not name it.
+        """
         if self.firing_schedule == "synchronous":
             return 1
-        window = self.quantization_levels // 2 if self.firing_window is None else self.firing_window
-        return 1 + stage * window
+        if self.firing_schedule == "layerwise":
+            window = self.quantization_levels // 2 if self.firing_window is None else self.firing_window
+            return 1 + node.stage * window
+        return self.step_of(node, "firing_steps")
+
+    def first_fine_step(self, node) -> int:
+        """First step, from 1, at which a node fires at a difference of one level, as the paper's does from the first.
+
+        Raises:
+            ValueError: the schedule does not name it.
+        """
+        return self.step_of(node, "fine_steps") if self.firing_schedule == "coarse_to_fine" else 1
+
+    def step_of(self, node, field: str) -> int:
+        steps = getattr(self, field) or {}
+        if node.name not in steps:
+            raise ValueError(
+                f"{field} of the config has no step for {node.name}: it was made for another network. Call "
+                "calibrate_schedule of this one."
+            )
+        return steps[node.name]
+
+    def schedule(self, nodes) -> dict[str, dict[str, int]]:
+        """What a spiking engine is told of the schedule, for these nodes."""
+        return {
+            "first_firing_step": {node.name: self.first_firing_step(node) for node in nodes},
+            "first_fine_step": {node.name: self.first_fine_step(node) for node in nodes},
+        }
 
 
 @dataclass(kw_only=True, repr=False)

@@ -142,6 +142,7 @@ class SpikingEngine(QuantEngine):
         input_steps: F, steps over which the input arrives. A static input arrives whole at the first: 1.
         max_spikes_per_step: k of the neurons.
         first_firing_step: {node name: first step, from 1, at which the node may fire}; 1 where not given.
+        first_fine_step: {node name: first step, from 1, at which it no longer fires coarsely}; 1 where not given.
 
     Attributes:
         step: steps done before the running chunk; `chunk` steps are in it.
@@ -160,12 +161,14 @@ class SpikingEngine(QuantEngine):
         input_steps: int = 1,
         max_spikes_per_step: int = 1,
         first_firing_step: dict[str, int] | None = None,
+        first_fine_step: dict[str, int] | None = None,
     ):
         self.batch_size = batch_size
         self.device = device
         self.input_steps = input_steps
         self.max_spikes_per_step = max_spikes_per_step
         self.first_firing_step = first_firing_step or {}
+        self.first_fine_step = first_fine_step or {}
         self.step = 0
         self.chunk = 0
         self.samples: torch.Tensor | None = None
@@ -194,8 +197,15 @@ class SpikingEngine(QuantEngine):
 
     def closed_steps(self, node: LSQQuantizer) -> int:
         """Leading steps of the running chunk in which the node may not fire yet."""
-        first_step = self.first_firing_step.get(node.name, 1)
-        return min(max(first_step - 1 - self.step, 0), self.chunk)
+        return self.steps_before(self.first_firing_step.get(node.name, 1))
+
+    def coarse_steps(self, node: LSQQuantizer) -> int:
+        """Leading steps of the running chunk in which the node may not fire, or fires coarsely."""
+        return self.steps_before(self.first_fine_step.get(node.name, 1))
+
+    def steps_before(self, step: int) -> int:
+        """How many steps of the running chunk come before `step`."""
+        return min(max(step - 1 - self.step, 0), self.chunk)
 
     def graded(self, node: LSQQuantizer) -> int:
         """Most spikes a step of this node; more than L - 1 can never be asked of it."""
@@ -312,7 +322,8 @@ class CumulativeEngine(SpikingEngine):
         tracer = self.chosen(self.tracers[node.name])
 
         def step(node, current):
-            fired = fire(node, current, tracer, tokens, self.graded(node), self.closed_steps(node))
+            gate = self.graded(node), self.closed_steps(node), self.coarse_steps(node)
+            fired = fire(node, current, tracer, tokens, *gate)
             self.firing[node.name] = fired.counts, fired.at_target, fired.undefined
             if self.samples is None:
                 self.tracers[node.name] = fired.tracer
@@ -382,6 +393,8 @@ class EventEngine(SpikingEngine):
         k = 0 if self.closed_steps(node) else self.graded(node)
         pending = pending_spikes(membrane, tracer, threshold, node.min_level, node.max_level)
         spikes = pending.clamp(-k, k)
+        if self.coarse_steps(node):
+            spikes = spikes.masked_fill(pending.abs() < 2, 0)
 
         self.membranes[node.name] = membrane - threshold * spikes
         self.tracers[node.name] = (tracer + spikes).to(node.level_dtype)

@@ -14,16 +14,24 @@ import torch
 from .quantization import quantize
 
 try:
-    from spikezip_hf.kernels import native
+    from spikezip_hf.kernels import gpu, native
 except ImportError:
-    native = None  # type: ignore[assignment]
+    gpu = native = None  # type: ignore[assignment]
 
 
-def compiled(*tensors: torch.Tensor | None):
-    """The compiled kernels if they can take these tensors, else None."""
-    if native is None or any(x is not None and x.device.type != "cpu" for x in tensors):
+def compiled(*tensors: torch.Tensor | None, neurons: bool = False):
+    """The compiled kernels if they can take these tensors, else None.
+
+    Args:
+        neurons: they are to run neurons, which is all that the kernels for a GPU do.
+    """
+    devices = {x.device for x in tensors if x is not None}
+    if native is None or len(devices) != 1:
         return None
-    return native.library()
+    (device,) = devices
+    if device.type == "cpu":
+        return native.library()
+    return gpu.gpu_library(device) if neurons and device.type == "cuda" else None
 
 
 def values_of(

@@ -312,6 +312,36 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         qann.check_nodes()
         return cls.twin_of(qann, **config_fields)
 
+    def calibrate_schedule(
+        self,
+        batches: Iterable[Mapping[str, torch.Tensor]] | None = None,
+        schedule: str = "coarse_to_fine",
+        **settings,
+    ):
+        """Make a firing schedule for this network and write it into the config. Answers at equilibrium stay the same.
+
+        Args:
+            batches: dicts of model inputs, for "nodewise".
+            schedule: "nodewise": a node opens when those that it reads from have had the steps in which `coverage`
+                (0.7) of their neurons reach their levels, by calibration. "coarse_to_fine": a node opens
+                `opening_pace` (0.7) steps later than those that it reads from, and fires at a difference of one level
+                only from `fine_start` (3/8 of the levels) steps on, `fine_pace` (1) steps later than those.
+            settings: these four.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: unknown schedule, a setting out of range, or no batches.
+            ImportError: as for `from_ann`.
+        """
+        try:
+            from spikezip_hf.conversion import calibrate_schedule
+        except ImportError as error:
+            raise ImportError("Calibrating a schedule needs the package: pip install spikezip-hf.") from error
+        calibrate_schedule(self, batches, schedule, **settings)
+        return self
+
     def to_quantized(self) -> TwinPreTrainedModel:
         """The quantized twin, with the same weights and scales: to train it further, or to compare with it."""
         return self.quant_class.twin_of(self)
@@ -407,7 +437,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             inputs.device,
             input_steps=input_steps,
             max_spikes_per_step=config.max_spikes_per_step,
-            first_firing_step={node.name: config.first_firing_step(node.stage) for node in self.nodes},
+            **config.schedule(self.nodes),
         )
         if chunk_steps is None:
             chunk_steps = default_chunk_steps(inputs.shape[0], self.row_bytes(inputs), inputs.device)

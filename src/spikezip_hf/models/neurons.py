@@ -11,7 +11,9 @@ S > Q(U): the neuron *tracks its quantizer*, one level a step,
 
     S_t = S_{t-1} + clip(Q(U_t) - S_{t-1}, -k, k)           with k = 1.
 
-k > 1 (graded spikes) has the same fixed point. So has a neuron that may not fire before some step.
+k > 1 (graded spikes) has the same fixed point. So has a neuron that may not fire before some step, or that for some
+steps fires *coarsely*: only if its target is two levels away or more, that is at V >= 2 V_thr and V < -V_thr. A
+difference of one level, most often a passing one while its inputs still move, is left for later.
 """
 
 from typing import NamedTuple
@@ -50,6 +52,7 @@ def fire(
     tokens: torch.Tensor | None = None,
     max_spikes: int = 1,
     closed_steps: int = 0,
+    coarse_steps: int = 0,
 ) -> Firing:
     """Run the neurons of `node` through a chunk, by a compiled kernel if there is one.
 
@@ -58,29 +61,33 @@ def fire(
         tracer: (B, ...) levels before the chunk; its memory is used up.
         tokens: (B, N) bool: where there is none, at a position of padding, neurons get no current. Positions are the
             last dimension but one.
-        max_spikes, closed_steps: as in `track`.
+        max_spikes, closed_steps, coarse_steps: as in `track`.
     """
     assert current.timeline is not None
     threshold, index = node.threshold(torch.float32), current.timeline.index
     given = sums_of(current)
-    kernels = compiled(*given, threshold, tracer, tokens)
+    kernels = compiled(*given, threshold, tracer, tokens, neurons=True)
     exact = current.dtype == torch.float32
     if kernels is None or not exact or not kernels.takes_neurons(*given, threshold, index, tracer, tokens):
-        return fire_reference(node, current, tracer, tokens, max_spikes, closed_steps)
+        return fire_reference(node, current, tracer, tokens, max_spikes, closed_steps, coarse_steps)
     bounds = node.min_level, node.max_level
     levels, changed, row_of, *report = kernels.fire(
-        *given, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps
+        *given, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps, coarse_steps
     )
     return Firing(levels, Timeline(changed, row_of, len(levels)), tracer, *report)
 
 
 def sums_of(current: Rows):
-    """What a kernel makes currents of: sums in int32, or the product that they come of, with scale and bias; else the
+    """What a kernel makes currents of: whole sums, or the product that they come of, with scale and bias; else the
     values, and nothing."""
     if hasattr(current.product, "weight"):  # with a weight, and so with neurons
         return current.product, current.scale, current.bias
-    if current.integers is not None and current.integers.dtype == torch.int32:
-        return current.integers, current.scale, current.bias
+    integers = current.integers
+    whole = (
+        {torch.int32, torch.float32} if current.device.type == "cuda" else {torch.int32}
+    )  # on a GPU floats hold sums
+    if integers is not None and integers.dtype in whole:
+        return integers, current.scale, current.bias
     return current.values, None, None
 
 
@@ -120,6 +127,7 @@ def fire_reference(
     tokens: torch.Tensor | None = None,
     max_spikes: int = 1,
     closed_steps: int = 0,
+    coarse_steps: int = 0,
 ) -> Firing:
     """`fire` in plain torch: what every kernel is held to."""
     assert current.timeline is not None
@@ -134,7 +142,7 @@ def fire_reference(
         padding = ~tokens.reshape(tokens.shape[0], *(1,) * (tracer.dim() - 3), -1, 1)
         target, values = target.masked_fill(padding, 0), values.masked_fill(padding, 0.0)
     undefined = values.max().isnan()  # the largest is NaN if any is: one pass, and no tensor of bool
-    levels = track(target, tracer, max_spikes, closed_steps)
+    levels = track(target, tracer, max_spikes, closed_steps, coarse_steps)
     counts = levels.diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1, dtype=torch.int64)
     # On a GPU to look which rows have changed would wait for the device, at every node: there all are kept.
     changed = counts > 0 if levels.device.type == "cpu" else torch.ones(counts.shape, dtype=torch.bool)
@@ -151,7 +159,9 @@ def fire_reference(
     )
 
 
-def track(target: torch.Tensor, tracer: torch.Tensor, max_spikes: int = 1, closed_steps: int = 0) -> torch.Tensor:
+def track(
+    target: torch.Tensor, tracer: torch.Tensor, max_spikes: int = 1, closed_steps: int = 0, coarse_steps: int = 0
+) -> torch.Tensor:
     """Tracer form: levels S_t after each of T steps, from the quantizer's levels of the accumulated inputs.
 
     Args:
@@ -160,6 +170,7 @@ def track(target: torch.Tensor, tracer: torch.Tensor, max_spikes: int = 1, close
             holds differences of two levels without wrapping).
         max_spikes: k, most spikes a step.
         closed_steps: the first so many steps the neuron may not fire.
+        coarse_steps: the first so many steps, those among them, it leaves a difference of one level alone.
 
     Returns:
         (T, B, ...) levels; the spikes of step t are `levels[t] - levels[t-1]`.
@@ -167,7 +178,10 @@ def track(target: torch.Tensor, tracer: torch.Tensor, max_spikes: int = 1, close
     levels = torch.empty_like(target)
     for t in range(target.shape[0]):
         if t >= closed_steps:
-            tracer = tracer + (target[t] - tracer).clamp(-max_spikes, max_spikes)
+            behind = target[t] - tracer
+            if t < coarse_steps:
+                behind = behind.masked_fill(behind.abs() < 2, 0)
+            tracer = tracer + behind.clamp(-max_spikes, max_spikes)
         levels[t] = tracer
     return levels
 
