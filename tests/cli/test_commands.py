@@ -34,7 +34,7 @@ from spikezip_hf.models import checkpoint_files, checkpoints
 from tests.conftest import make_ann, make_qann, make_text_ann, make_text_qann, spiking_twin
 from tests.test_auto_text import WORDS, make_tokenizer
 
-COMMANDS = ("demo", "train", "convert", "verify", "evaluate", "card", "push", "info")
+COMMANDS = ("demo", "train", "convert", "verify", "evaluate", "report", "app", "card", "push", "info")
 DATA = {"bert": "texts", "vit": "images"}
 LABELS = {"bert": ["negative", "positive"], "vit": ["blue", "red"]}
 SCRIPT = Path(sys.prefix) / "bin" / "spikezip"
@@ -176,6 +176,10 @@ REFUSED = {
         "convert bert/qann out --firing-schedule odd",
         "firing_schedule must be one of",
     ),
+    "convert nodewise": (
+        "convert bert/qann out --firing-schedule nodewise",
+        'firing_schedule: "nodewise" is made from data',
+    ),
     "convert window": ("convert bert/qann out --firing-window 0", "firing_window must be an integer of at least 1"),
     "convert k": ("convert bert/qann out --max-spikes-per-step 0", "max_spikes_per_step must be an integer of at"),
     "convert to file": ("convert bert/qann texts/test.tsv", "texts/test.tsv is a file: name a folder to save to"),
@@ -279,6 +283,15 @@ def test_what_is_no_results_is_refused(work, lacking):
 
 
 # convert
+
+
+def test_convert_makes_a_schedule_for_the_network(here, tmp_path):
+    result = run("convert", "bert/qann", tmp_path / "snn", "--firing-schedule", "coarse_to_fine")
+    assert "firing_schedule: coarse_to_fine" in result.stdout
+    assert "firing_steps" not in result.stdout  # a line for each node
+    snn = SpikeBertForSequenceClassification.from_pretrained(tmp_path / "snn")
+    assert set(snn.config.firing_steps) == set(snn.config.fine_steps) == set(snn.node_names)
+    assert "coarse_to_fine, made for this network" in (tmp_path / "snn" / "README.md").read_text()
 
 
 @each_network

@@ -225,8 +225,8 @@ def test_the_network_it_was_made_from(network, task, kind):
 def test_weights_of_8_bits(kind):
     card = model_card(make("bert", kind, weight_bits=8), "a-name")
     assert facts(card)["Weights"] == "8 bits, one scale for each output channel (stored as float32)"
-    assert "smaller, not faster" in body(card)
-    assert "smaller, not faster" not in body(model_card(make("bert", kind), "a-name"))
+    assert "are multiplied as integers" in body(card)
+    assert "are multiplied as integers" not in body(model_card(make("bert", kind), "a-name"))
 
 
 def test_half_precision():
@@ -239,9 +239,14 @@ def test_half_precision():
         ({}, "synchronous", 1),
         ({"firing_schedule": "layerwise"}, "layerwise, window 8", 1),
         ({"firing_schedule": "layerwise", "firing_window": 5}, "layerwise, window 5", 1),
+        (
+            {"firing_schedule": "nodewise", "firing_steps": {"a": 1, "b": 9}},
+            "nodewise, made for this network: steps of its nodes are in the config, up to 9",
+            1,
+        ),
         ({"max_spikes_per_step": 3}, "synchronous", 3),
     ],
-    ids=["usual", "layerwise", "window", "k"],
+    ids=["usual", "layerwise", "window", "nodewise", "k"],
 )
 def test_how_it_fires(fields, schedule, spikes):
     told = facts(model_card(make("vit", time_steps=77, spiking=fields), "a-name"))

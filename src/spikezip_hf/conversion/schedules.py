@@ -110,7 +110,7 @@ def calibrate_schedule(
     schedule: str = "coarse_to_fine",
     *,
     coverage: float = 0.7,
-    opening_pace: float = 0.7,
+    opening_pace: float = 0.8,
     fine_start: int | None = None,
     fine_pace: float = 1.0,
 ) -> None:

@@ -47,8 +47,12 @@ def facts(model: TwinPreTrainedModel, report: ProductReport) -> dict[str, str]:
         f"Operators {where}": report.operator_counts,
     }
     if is_spiking(model):
-        window = config.firing_window or config.quantization_levels // 2
-        schedule = config.firing_schedule + (f", window {window}" if config.firing_schedule == "layerwise" else "")
+        schedule = config.firing_schedule
+        if schedule == "layerwise":
+            schedule += f", window {config.firing_window or config.quantization_levels // 2}"
+        elif schedule != "synchronous":
+            last = max((config.fine_steps or config.firing_steps).values())
+            schedule += f", made for this network: steps of its nodes are in the config, up to {last}"
         told |= {
             "Time-steps T": f"at most {config.time_steps}",
             "Spikes in a step k": f"at most {config.max_spikes_per_step}",
@@ -156,5 +160,8 @@ def limits(model: TwinPreTrainedModel, report: ProductReport) -> list[str]:
         f"{operators} act on {'accumulated potentials' if is_spiking(model) else 'values'}, in floating point."
     )
     if config.weight_bits:
-        lines.append("Its 8-bit weights are multiplied as floating-point numbers still: smaller, not faster.")
+        lines.append(
+            "Its 8-bit weights are multiplied as integers where what they meet has one threshold, and as floating-point "
+            "numbers else; the file holds floating-point numbers of the same values."
+        )
     return lines

@@ -324,7 +324,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             batches: dicts of model inputs, for "nodewise".
             schedule: "nodewise": a node opens when those that it reads from have had the steps in which `coverage`
                 (0.7) of their neurons reach their levels, by calibration. "coarse_to_fine": a node opens
-                `opening_pace` (0.7) steps later than those that it reads from, and fires at a difference of one level
+                `opening_pace` (0.8) steps later than those that it reads from, and fires at a difference of one level
                 only from `fine_start` (3/8 of the levels) steps on, `fine_pace` (1) steps later than those.
             settings: these four.
 
