@@ -14,8 +14,11 @@ import torch
 from datasets import Dataset
 from PIL import Image
 
-from spikezip_hf.analysis import figures, report as report_module
+from spikezip_hf.analysis import count_operations, energy, figures, report as report_module, simulation_costs
 from spikezip_hf.analysis.closeup import close_up
+from spikezip_hf.analysis.energy import EnergyConstants
+from spikezip_hf.analysis.energy_account import account, conclusion, part_table, verdict
+from spikezip_hf.analysis.page import OPTIONAL_TABLES, shown
 from spikezip_hf.analysis.recording import record
 from spikezip_hf.analysis.report import check_folder, nodes_to_see, write_report
 from spikezip_hf.hub import network_digest
@@ -67,7 +70,12 @@ def texts():
         "says": BAD,
         "title": BAD,
         "about": {"data": BAD},
-        "energy": [{"network": BAD, "additions": 12, "energy (pJ)": 3.5}],
+        "energy": energy(count_operations(snn, {name: x[:2] for name, x in batch.items()})),
+        "training": {
+            "table": [{"training": BAD, "hours": 1.5}],
+            "about": {"watts": None},
+            "definitions": {"hours": "Wall clock."},
+        },
     }
 
 
@@ -103,7 +111,7 @@ def test_the_page_is_whole_and_fetches_nothing(written):
     assert not page.tags & {"script", "link", "iframe", "object", "base", "a"}
     assert not any(name.startswith("on") for name, _ in page.attributes)
     addresses = [value for name, value in page.attributes if name in ("src", "href", "srcset", "action", "data")]
-    assert len(addresses) == 6  # figures
+    assert len(addresses) == 7  # figures
     for address in addresses:
         kind, _, data = address.partition(";base64,")
         assert kind == "data:image/svg+xml"
@@ -120,7 +128,7 @@ def test_text_of_users_is_escaped(written, texts):
     source = (folder / "report.html").read_text(encoding="utf-8")
     assert "alert('x')" not in source
     said = "\n".join(Strict(source).text)
-    # title and heading, data, quotation, energy, texts; labels and answers
+    # title and heading, data, quotation, training, texts; labels and answers
     assert said.count(BAD) >= 2 + 1 + 1 + 1 + 6
 
 
@@ -147,14 +155,18 @@ def test_numbers_are_the_same_in_all_formats(written, texts):
 
 def test_figures_can_be_opened(written):
     folder, content = written
-    assert list(content["figures"]) == ["accuracy", "equilibrium", "firing_rate", "tokens", "distance", "raster"]
+    assert list(content["figures"]) == [
+        *("accuracy", "equilibrium", "firing_rate", "energy"),
+        *("tokens", "distance", "raster"),
+    ]
     for name in content["figures"]:
         with Image.open(folder / "figures" / f"{name}.png") as picture:
             assert min(picture.size) > 200
             assert np.ptp(np.asarray(picture.convert("RGB")).astype(int), axis=-1).max() == 0  # gray alone
         svg = ET.parse(folder / "figures" / f"{name}.svg").getroot()
         said = [text.strip() for text in svg.itertext()]
-        assert any("time-step" in text for text in said)  # the axis, with its unit
+        axis = "energy of an inference (nJ)" if name == "energy" else "time-step"
+        assert any(axis in text for text in said)  # with its unit
         if name == "tokens":
             assert {BAD[:12], "$x_1$", "酒店", "QANN", "attention probability"} <= set(said)
 
@@ -169,7 +181,7 @@ def test_a_report_of_images_and_the_same_twice(images, tmp_path):
 
 def test_what_an_earlier_report_had_is_removed(texts, images, tmp_path):
     write_report(tmp_path, **texts)
-    assert (tmp_path / "energy.csv").is_file()
+    assert {path.stem for path in tmp_path.glob("*.csv")} >= set(OPTIONAL_TABLES) - {"simulation_costs"}
     (tmp_path / "notes.txt").write_text("mine")
     bare = {key: images[key] for key in ("model", "recording")}
     write_report(tmp_path, **bare)
@@ -222,3 +234,79 @@ def test_long_texts_are_cut_in_figures():
     figure = figures.token_figure([str(n) for n in range(100)], torch.rand(5, 100), torch.rand(100), "probability")
     assert figure.get_figwidth() < 20
     assert figure.axes[1].get_xlabel() == "token: the first 48 of 100"
+
+
+# Energy and costs
+
+NETWORKS = ("ANN", "QANN", "QANN INT8", "SNN")
+
+
+def test_energy_is_the_same_in_all_formats_and_adds_up(written, texts):
+    folder, content = written
+    expected = {row["network"]: row["energy_j"] for row in texts["energy"].table()}
+    assert list(expected) == list(NETWORKS)
+    assert {row["network"]: float(row["energy_j"]) for row in rows(folder / "energy.csv")} == expected
+    for name in ("operations", "operations_by_layer", "operations_by_module"):
+        assert len(rows(folder / f"{name}.csv")) == len(content[name])
+        for network in NETWORKS:
+            total = sum(row[f"{network} (J)"] for row in content[name])
+            assert total == pytest.approx(expected[network], rel=1e-9), name
+    layers = [row["layer"] for row in content["operations_by_layer"]]
+    assert layers == ["before the layers", "layer 0", "layer 1", "after the layers"]
+    said = " ".join(Strict((folder / "report.html").read_text(encoding="utf-8")).text)
+    found = content["accounts"]["energy"]
+    for text in (*found["says"], *found["definitions"].values(), *found["networks"].values(), *NETWORKS):
+        assert text in said
+    unit, parts = part_table(content["energy"])
+    total = next(row for row in parts if row[""] == "total")
+    assert f"Energy of an inference by kind of operation, {unit}" in said
+    assert all(shown("", total[network]) in said for network in NETWORKS)
+
+
+def test_what_comes_out_is_said_whichever_way_it_goes(texts):
+    operations = texts["energy"].operations
+    # Multiplications for nothing, and spikes for nothing.
+    dense = energy(operations, EnergyConstants(fp32_multiply_pj=0, int8_multiply_pj=0, spike_pj=0))
+    free = {"fp32_add_pj": 0, "integer_add_pj": 0, "layernorm_multiplies": 1e-3, "softmax_multiplies": 0}
+    spiking = energy(operations, EnergyConstants(fp32_multiply_pj=1, **free))
+    for report, words in ((dense, "spikes save nothing"), (spiking, "spikes save energy")):
+        says = conclusion(report)
+        assert words in says[1]
+        # never one comparison without the others
+        assert all(name in says[0] for name in ("quantized twin", "8-bit integers", "ordinary network"))
+    assert conclusion(dense)[0].count(" times that of ") == 3
+    assert conclusion(spiking)[0].count(" % less than that of ") == 3
+    assert (
+        f"{100 * (1 - spiking.snn.energy_j / spiking.int8.energy_j):.0f} % less than that of the quantized net"
+        in (conclusion(spiking)[0])
+    )
+
+
+@pytest.mark.parametrize(
+    ("less", "words"),
+    [
+        ((), "save nothing"),
+        (("ANN",), "against floating point alone"),
+        (("ANN", "QANN"), "against ANN and QANN, and cost more than QANN INT8"),
+        (("ANN", "QANN", "QANN INT8"), "against integer arithmetic too"),
+    ],
+)
+def test_verdict(less, words):
+    assert words in verdict({name: name in less for name in NETWORKS[:-1]})
+
+
+def test_samples_short_of_equilibrium_are_named(images):
+    batch = make_batch(images["model"])
+    says = account(energy(count_operations(images["model"], batch, 3)))["says"]
+    assert says[-1].startswith("6 of the 6 samples are not at equilibrium")
+
+
+def test_costs_in_a_report(images, tmp_path):
+    costs = simulation_costs(images["model"], make_batch(images["model"]), (2, 4), repeats=1)
+    write_report(tmp_path, images["model"], images["recording"], costs=costs)
+    content = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert len(rows(tmp_path / "simulation_costs.csv")) == len(content["simulation_costs"]) == 7
+    said = " ".join(Strict((tmp_path / "report.html").read_text(encoding="utf-8")).text)
+    assert "Simulating 6 samples on cpu" in said
+    assert all(text in said for text in (*costs["says"], *costs["definitions"].values()))
+    assert "Operations and energy" not in said

@@ -20,6 +20,8 @@ class CloseUp:
         levels: {node name: (T, ...) whole numbers}, the tracers S_t after each step.
         thresholds: {node name: (1,) or (features,)}, V_thr of the neurons.
         expected_levels: {node name: (...)}, those of the quantized network.
+        spikes: (T, nodes) int32, spikes in each step, of all nodes, in the order of `model.node_names`.
+        neurons: (nodes,) int64, how many each node has.
         logits_per_step: (T, classes), as in `Recording`.
         expected_logits: (classes,), those of the quantized network.
         equilibrium_step: T_eq; -1: not proven.
@@ -29,6 +31,8 @@ class CloseUp:
     levels: dict[str, torch.Tensor]
     thresholds: dict[str, torch.Tensor]
     expected_levels: dict[str, torch.Tensor]
+    spikes: torch.Tensor
+    neurons: torch.Tensor
     logits_per_step: torch.Tensor
     expected_logits: torch.Tensor
     equilibrium_step: int
@@ -99,6 +103,8 @@ def close_up(
         levels=levels,
         thresholds=thresholds,
         expected_levels={name: recorder.levels[name][0].to("cpu", levels[name].dtype) for name in nodes},
+        spikes=watch.spikes(steps)[0],
+        neurons=run.neuron_counts[0].cpu(),  # type: ignore[index]
         logits_per_step=logits_until(run, steps)[0].cpu(),
         expected_logits=expected.cpu(),
         equilibrium_step=int(run.equilibrium_step[0]),

@@ -129,9 +129,19 @@ class EnergyReport:
             rows.append(row)
         return rows
 
+    def entries(self) -> list[dict[str, Any]]:
+        """A row for each module and kind: its counts, and joules in each network. Columns add up to `table`'s."""
+        prices = Prices(self.constants, self.operations.levels)
+        found = []
+        for row, entry in zip(self.operations.table(), self.operations.entries):
+            for one, price in zip(self.networks, (prices.ann, prices.qann, prices.int8, prices.snn)):
+                row |= {f"{one.network} (J)": sum(joules(price(entry), self.constants, self.memory))}
+            found.append(row)
+        return found
+
     def __str__(self) -> str:
         about, rows = self.operations.summary(), self.table()
-        scale, unit = next((s, u) for s, u in UNITS if max(row["energy_j"] for row in rows) >= s)
+        scale, unit = fitting_unit(max(row["energy_j"] for row in rows))
         reached = f"{about['at equilibrium']} of {about['samples']} samples at equilibrium"
         lines = [
             f"Energy of an inference ({unit}), mean of {about['samples']} samples: T = {about['T']}, {reached}, "
@@ -170,7 +180,18 @@ def key(part: str) -> str:
     return part.lower().replace(" ", "_") + "_j"
 
 
-UNITS = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ"), (1e-9, "nJ"), (0.0, "J"))
+def joules(price: tuple[float, float, float], constants: EnergyConstants, memory: bool) -> tuple[float, float]:
+    """Computing, and memory traffic if it is asked for, of what a method of `Prices` returned."""
+    times, pj, moved = price
+    return times * pj * 1e-12, times * moved * constants.memory_pj_per_byte * 1e-12 if memory else 0.0
+
+
+UNITS = ((1.0, "J"), (1e-3, "mJ"), (1e-6, "uJ"), (1e-9, "nJ"), (1e-12, "pJ"))
+
+
+def fitting_unit(largest_j: float) -> tuple[float, str]:
+    """(joules, name) of the unit in which the largest of some energies is at least 1; else the smallest unit."""
+    return next((unit for unit in UNITS if largest_j >= unit[0]), UNITS[-1])
 
 
 def energy(operations: Operations, constants: EnergyConstants = DEFAULT, *, memory: bool = False) -> EnergyReport:
@@ -203,11 +224,10 @@ def energy(operations: Operations, constants: EnergyConstants = DEFAULT, *, memo
         compute: dict[str, float] = {}
         traffic: dict[str, float] = {}
         for entry in operations.entries:
-            times, pj, moved = price(entry)
-            compute[entry.kind] = compute.get(entry.kind, 0.0) + times * pj * 1e-12
+            computed, moved = joules(price(entry), constants, memory)
+            compute[entry.kind] = compute.get(entry.kind, 0.0) + computed
             if memory:
-                pj_moved = times * moved * constants.memory_pj_per_byte
-                traffic[entry.kind] = traffic.get(entry.kind, 0.0) + pj_moved * 1e-12
+                traffic[entry.kind] = traffic.get(entry.kind, 0.0) + moved
         return NetworkEnergy(name, arithmetic, compute, traffic, power)
 
     kinds = ("input product", "weights", "analog weights", SESA_KINDS[0])

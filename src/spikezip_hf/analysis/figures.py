@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from spikezip_hf.analysis.closeup import CloseUp
+from spikezip_hf.analysis.energy_account import digits
 from spikezip_hf.analysis.recording import Recording
 
 try:
@@ -97,12 +98,17 @@ def equilibrium_figure(course: Mapping[str, Any]) -> Figure:
 
 def rate_figure(recording: Recording) -> Figure:
     """Firing rate of each node in each step, over all samples."""
-    rates = recording.mean_firing_rate().T
+    return rate_map(recording.mean_firing_rate(), recording.node_names)
+
+
+def rate_map(firing_rate: torch.Tensor, node_names: Sequence[str]) -> Figure:
+    """Firing rates (T, nodes) as a map: a row for each node, a column for each step."""
+    rates = firing_rate.T
     figure = new_figure(7.5, 1.2 + 0.14 * len(rates))
     axes = figure.subplots()
     extent = (0.5, rates.shape[1] + 0.5, len(rates) - 0.5, -0.5)
     image = axes.imshow(rates.numpy(), aspect="auto", cmap="gray_r", vmin=0, extent=extent, interpolation="nearest")
-    names = [short(name) for name in recording.node_names]
+    names = [short(name) for name in node_names]
     axes.set_yticks(range(len(names)), names, fontsize=6.5)
     axes.set(xlabel=STEPS, ylabel="node, from input to output")
     axes.xaxis.set_major_locator(WHOLE)
@@ -218,6 +224,53 @@ def token_figure(
     rows[-1].set_xticks(range(len(tokens)), tokens, rotation=60, ha="right", fontsize=8, parse_math=False)
     rows[-1].set_xlabel("token" if len(tokens) == total else f"token: the first {most} of {total}")
     figure.colorbar(image, ax=rows, label=label)
+    return figure
+
+
+HATCHES = {  # (gray, hatch) of each kind of operation in `energy_figure`: neighbours differ in both
+    "input": ("0.2", ""),
+    "weights": ("0.75", ""),
+    "attention": ("1.0", "////"),
+    "bias and residual": ("0.45", ""),
+    "LayerNorm": ("1.0", "...."),
+    "softmax and tanh": ("0.85", "xxxx"),
+    "neurons": ("0.6", "\\\\\\\\"),
+}
+
+
+def energy_figure(unit: str, rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Energy of each network by kind of operation: joules, and shares of its own total.
+
+    Args:
+        unit: of the energies.
+        rows: of `part_table`: a kind of operation a row ("" is its name), a network a column; "total" among them.
+    """
+    total = next(row for row in rows if row[""] == "total")
+    networks = [name for name in total if name]
+    figure = new_figure(8.5, 3.6)
+    both = figure.subplots(1, 2, sharey=True)
+    for axes, shares in zip(both, (False, True)):
+        left = [0.0] * len(networks)
+        for row in rows:
+            if row[""] not in HATCHES:
+                continue
+            gray, hatch = HATCHES[row[""]]
+            widths = [row[name] / (total[name] or 1.0) if shares else row[name] for name in networks]
+            look: dict[str, Any] = {"color": gray, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
+            axes.barh(networks, widths, 0.62, left=left, label=row[""], **look)
+            left = [start + width for start, width in zip(left, widths)]
+        axes.grid(axis="x", color="0.9")
+        axes.set_axisbelow(True)
+    both[0].invert_yaxis()  # both have it
+    for place, name in enumerate(networks):
+        both[0].annotate(
+            digits(total[name]), (total[name], place), (4, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    both[0].set(xlabel=f"energy of an inference ({unit})", xlim=(0, 1.18 * max(total[name] for name in networks)))
+    both[1].set(xlabel="share of the network's own total", xlim=(0, 1))
+    both[1].xaxis.set_major_formatter(PercentFormatter(1))
+    handles, names = both[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=8, handlelength=3, handleheight=1.2)
     return figure
 
 

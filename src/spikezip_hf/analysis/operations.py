@@ -37,17 +37,14 @@ Beside each count stands `dense`, that of the quantized (or ordinary) network in
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 
 import torch
 
 from spikezip_hf.analysis.counting import CountingEngine, Entry, Residuals
 from spikezip_hf.analysis.operation_counts import KINDS, Operations
-from spikezip_hf.models.configuration_quantization import check_positive_integer, check_stop
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 from spikezip_hf.models.operators import LayerNorm
-from spikezip_hf.models.remembering import parameters_remembered
-from spikezip_hf.models.simulation import Trajectory, confirm_levels, simulate
+from spikezip_hf.models.simulation import Trajectory
 
 __all__ = ["KINDS", "Operations", "count_operations"]
 
@@ -80,51 +77,32 @@ def count_operations(
         raise TypeError(
             f"snn is a {type(snn).__name__}; operations are counted in a Spike model: make one with from_quantized."
         )
-    config = snn.config
-    time_steps = config.time_steps if time_steps is None else time_steps
-    stop = config.stop if stop is None else stop
-    if confidence_threshold is None and stop == "confidence":
-        confidence_threshold = config.confidence_threshold
-    check_positive_integer("time_steps", time_steps)
-    check_stop(stop, confidence_threshold)
-    if stop == "confidence" and (why := snn.no_confidence()):
-        raise ValueError(why)
+    time_steps = snn.config.time_steps if time_steps is None else time_steps
+    stop = snn.config.stop if stop is None else stop
     if float64:
         snn = copy.deepcopy(snn).double()
     prepared = snn.prepare(**{name: value.to(snn.device) for name, value in inputs.items() if name != "labels"})
     given = prepared if isinstance(prepared, torch.Tensor) else prepared.given
-    input_steps = given.shape[1] if given.dim() == 5 else 1
-    if given.is_floating_point() and not bool(given.isfinite().all()):
-        raise ValueError("The input holds values that are not finite (NaN or infinity).")
-    if input_steps > time_steps:
-        raise ValueError(f"The input has {input_steps} steps, more than time_steps={time_steps}: raise it.")
+    seen: list[CountingEngine] = []
 
-    engine = CountingEngine(
-        given.shape[0],
-        given.device,
-        input_steps=input_steps,
-        max_spikes_per_step=config.max_spikes_per_step,
-        **config.schedule(snn.nodes),
-    )
-    network = partial(snn.network, prepared, output_hidden_states=False, output_attentions=False)
-
-    def watched(engine):
+    def watched(engine, *flags):
+        if not isinstance(engine, CountingEngine):  # the quantized network's pass, which confirms levels
+            return snn.network(prepared, engine, *flags)
+        seen[:] = [engine]
         with Residuals(engine):
-            return network(engine)
+            return snn.network(prepared, engine, *flags)
 
-    with torch.no_grad(), parameters_remembered():
-        run = simulate(
-            watched,
-            snn.readout,
-            engine,
-            time_steps=time_steps,
-            chunk_steps=1,
-            stop=stop,
-            keep_steps=False,
-            confidence_threshold=confidence_threshold,
-        )
-        confirm_levels(network, run)
-    return collect(snn, engine, run, time_steps, stop)
+    run = snn.run(
+        watched,
+        given,
+        given.shape[1] if given.dim() == 5 else 1,
+        time_steps=time_steps,
+        execution="event",
+        stop=stop,
+        confidence_threshold=confidence_threshold,
+        engine_class=CountingEngine,
+    )
+    return collect(snn, seen[0], run, time_steps, stop)
 
 
 def collect(snn, engine: CountingEngine, run: Trajectory, time_steps: int, stop: str) -> Operations:

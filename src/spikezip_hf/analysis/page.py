@@ -7,8 +7,14 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from spikezip_hf.analysis.energy import fitting_unit
+from spikezip_hf.analysis.energy_account import part_table
 from spikezip_hf.analysis.time_course import DEFINITIONS, reported_steps
 
+OPTIONAL_TABLES = (
+    *("energy", "operations", "operations_by_layer", "operations_by_module"),
+    *("simulation_costs", "training_costs"),
+)
 MARK = "spikezip report"  # the entry of report.json that says what it is
 STYLE = """
 :root { color-scheme: light dark; --text: #1a1a1a; --back: #fff; --line: #c8c8c8; --soft: #f3f3f3; --dim: #555 }
@@ -20,7 +26,7 @@ main { max-width: 60rem; margin: 0 auto; padding: 1rem 1.25rem 4rem }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 1rem 0 .25rem; overflow-wrap: anywhere }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .5rem; border-bottom: 1px solid var(--line) }
 p.lead, figcaption, caption, td.says { color: var(--dim) }
-.wide { overflow-x: auto }
+.wide { overflow-x: auto; margin: 1rem 0 }
 table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums }
 caption { text-align: left; padding: .25rem 0 }
 th, td { text-align: left; vertical-align: top; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line) }
@@ -28,6 +34,7 @@ td.number, th.number { text-align: right }
 td.number, td.name { white-space: nowrap }
 td.text { min-width: 15rem }
 td { overflow-wrap: anywhere }
+tr.total td { font-weight: bold; border-top: 1px solid var(--text) }
 table.facts th { width: 11rem }
 table.facts td { min-width: 6.5rem }
 table.facts td.says { min-width: 13rem }
@@ -56,6 +63,8 @@ def shown(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if name in SHARES:
         return f"{100 * value:.2f} %"
+    if isinstance(value, float) and (not value or abs(value) >= 1000):
+        return f"{value:,.0f}"
     if isinstance(value, float) and value and not 0.001 <= abs(value) < 100:
         return f"{value:.1f}" if abs(value) >= 100 else f"{value:.2g}"
     if isinstance(value, float):
@@ -73,13 +82,17 @@ def is_number(value: Any) -> bool:
 
 def cell(name: str, value: Any, right: bool) -> str:
     text = shown(name, value)
-    # A name of a node is not to be broken; a long word of some text is.
-    kind = "number" if right else "text" if len(text) > 56 else "" if " " in text else "name"
+    # A name of a node is not to be broken, nor are a few words; a long word of some text is.
+    kind = "number" if right else "text" if len(text) > 56 else "" if " " in text and len(text) > 24 else "name"
     return f"<td{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escape(text)}</td>"
 
 
-def rows_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
-    """A table with the columns of its rows, in order; those of numbers stand to the right."""
+def rows_table(rows: Sequence[Mapping[str, Any]], caption: str, total: str | None = None) -> str:
+    """A table with the columns of its rows, in order; those of numbers stand to the right.
+
+    Args:
+        total: what the first cell of rows that sum up the others says.
+    """
     columns = list(dict.fromkeys(name for row in rows for name in row))
     right = {name for name in columns if any(is_number(row.get(name)) for row in rows)}
     head = "".join(
@@ -87,7 +100,10 @@ def rows_table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
         for name in columns
     )
     body = "\n".join(
-        "<tr>" + "".join(cell(name, row.get(name), name in right) for name in columns) + "</tr>" for row in rows
+        f"<tr{' class=' + chr(34) + 'total' + chr(34) if total and row.get(columns[0]) == total else ''}>"
+        + "".join(cell(name, row.get(name), name in right) for name in columns)
+        + "</tr>"
+        for row in rows
     )
     return (
         f'<div class="wide"><table><caption>{escape(caption)}</caption>\n<thead><tr>{head}</tr></thead>\n'
@@ -144,6 +160,72 @@ def page(title: str, lead: str, sections: Sequence[tuple[str, Sequence[str]]]) -
     )
 
 
+def energy_blocks(content: Mapping[str, Any], figure: Sequence[str]) -> list[str]:
+    """What is said of operations and energy: what comes out, networks beside one another, kinds, layers, meanings."""
+    if "energy" not in content["accounts"]:
+        return []
+    account, means = content["accounts"]["energy"], content["accounts"]["energy"]["definitions"]
+    unit, parts = part_table(content["energy"])
+    counted = account["counted"]
+    numbers = [(name, counted[name], means.get(name, "")) for name in ("samples", "at equilibrium", "steps")]
+    numbers += [(name, counted[name], means[name]) for name in ("neurons", "spikes per neuron")]
+    told = [(name, "", text) for name, text in means.items() if name not in counted]
+    prices = ", ".join(f"{name} {value:g}" for name, value in account["prices"].items())
+    return [
+        *(paragraph(text) for text in account["says"]),
+        rows_table(parts, f"Energy of an inference by kind of operation, {unit}", total="total"),
+        *figure,
+        facts_table(
+            [(name, text, "") for name, text in account["networks"].items()], "What is held against what, and how"
+        ),
+        facts_table(numbers, "What was counted"),
+        rows_table(
+            [
+                {name: value for name, value in row.items() if name != "means"}
+                for row in in_unit(content["operations"])
+            ],
+            "Operations by kind, a sample: of the spiking network over its steps, and of a dense network in one pass",
+        ),
+        facts_table([(row["kind"], row["means"], "") for row in content["operations"]], "What one of each kind is"),
+        rows_table(
+            in_unit(content["operations_by_layer"]),
+            "By layer: operations of the spiking network, and energy (module by module: operations_by_module.csv)",
+        ),
+        facts_table([*power_facts(account["power"]), *((name, text, "") for name, _, text in told)], "What it means"),
+        code(prices.replace(", ", "\n"), "Prices (45 nm, Horowitz 2014, unless others were given)"),
+    ]
+
+
+def power_facts(power: Mapping[str, Any]) -> list[tuple[str, Any, str]]:
+    return [(f"power: {name}", f"{value:.3g}", "") for name, value in power.items()]
+
+
+def in_unit(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with their columns "... (J)" in a unit that fits."""
+    columns = [name for name in rows[0] if name.endswith(" (J)")]
+    scale, unit = fitting_unit(max(row[name] for row in rows for name in columns))
+    return [
+        {name.replace("(J)", f"({unit})"): value / scale if name in columns else value for name, value in row.items()}
+        for row in rows
+    ]
+
+
+def cost_blocks(content: Mapping[str, Any]) -> list[str]:
+    """Time and memory of the simulation, hours and energy of training: those that there are."""
+    blocks = []
+    captions = {
+        "simulation_costs": "Simulating {samples} samples on {device}, {threads} threads, best of {runs of each} runs",
+        "training_costs": "Training on record",
+    }
+    for name, caption in captions.items():
+        if name in content["accounts"]:
+            about = content["accounts"][name]
+            blocks += [paragraph(text) for text in about.get("says", ())]
+            blocks.append(rows_table(content[name], caption.format(**about["about"]), total="all of these"))
+            blocks.append(facts_table([(key, text, "") for key, text in about["definitions"].items()], ""))
+    return blocks
+
+
 def html(content: Mapping[str, Any], pictures: Path) -> str:
     """The report as a page; `pictures` is the folder of its figures."""
     course, sample = content["time course"], content["sample"]
@@ -171,7 +253,7 @@ def html(content: Mapping[str, Any], pictures: Path) -> str:
             )
         )
         close += shown("image", "heads", "tokens", "distance", "raster")
-    energy = content.get("energy")
+    others = "".join(f"{name}.csv, " for name in OPTIONAL_TABLES if name in content)
     sections = [
         (
             "What was measured",
@@ -195,14 +277,15 @@ def html(content: Mapping[str, Any], pictures: Path) -> str:
         ),
         ("Spikes", [*shown("firing_rate"), rows_table(content["nodes"], "Node by node, from input to output")]),
         ("One sample, closely", close),
-        ("Operations and energy", [rows_table(energy, "")] if energy else []),
+        ("Operations and energy", energy_blocks(content, shown("energy"))),
+        ("Time, memory and training", cost_blocks(content)),
         (
             "Files",
             [
                 paragraph(
                     "In the folder of this page: report.json (all numbers), steps.csv, nodes.csv, samples.csv, "
-                    "anytime.parquet (what each sample's answer would be if it were stopped after each step), and the "
-                    "figures as PNG and SVG."
+                    "anytime.parquet (what each sample's answer would be if it were stopped after each step), "
+                    f"{others}the figures as PNG and SVG."
                 ),
                 code(json.dumps(content["network"]["config"], indent=1, ensure_ascii=False), "Config of the network"),
             ],

@@ -2,7 +2,8 @@
 
 recording = record(snn, batches)
 seen = close_up(snn, one_sample, nodes_to_see(snn))
-write_report("report", snn, recording, seen=seen, picture=pixels, about={"data": "digits", "split": "test"})
+priced = energy(count_operations(snn, a_few_samples))
+write_report("report", snn, recording, seen=seen, picture=pixels, energy=priced, about={"data": "digits"})
 """
 
 import csv
@@ -15,7 +16,9 @@ import torch
 
 from spikezip_hf.analysis import figures
 from spikezip_hf.analysis.closeup import CloseUp, attention_nodes
-from spikezip_hf.analysis.page import MARK, html
+from spikezip_hf.analysis.energy import EnergyReport
+from spikezip_hf.analysis.energy_account import account, part_table
+from spikezip_hf.analysis.page import MARK, OPTIONAL_TABLES, html
 from spikezip_hf.analysis.recording import Recording
 from spikezip_hf.analysis.time_course import (
     DEFINITIONS,
@@ -53,6 +56,8 @@ CAPTIONS = {
     "and below in the quantized network.",
     "distance": "How far each token still is from the quantized network: mean distance of its context in the last "
     "layer, in levels.",
+    "energy": "Energy of an inference by kind of operation: in the four networks, and as shares of each one's total. "
+    "ANN: ordinary network; QANN: its quantized twin; QANN INT8: in 8-bit integers; SNN: the spiking network.",
     "raster": "Spikes of some neurons of this sample, spread evenly over the first node, the middle one and the last.",
 }
 
@@ -101,7 +106,9 @@ def write_report(
     tokens: Sequence[str] | None = None,
     picture: torch.Tensor | None = None,
     says: str | None = None,
-    energy: Sequence[Mapping[str, Any]] | None = None,
+    energy: EnergyReport | None = None,
+    costs: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
     title: str | None = None,
 ) -> dict[str, Any]:
     """Write report.html, report.json, tables and figures to a folder; all of them, or nothing.
@@ -115,7 +122,9 @@ def write_report(
         tokens: of it, one for each position that is not padding; or
         picture: (H, W, 3 or 1), 0 to 1, what it shows.
         says: a line about it.
-        energy: rows of a table on operations and energy, if there is one.
+        energy: of `energy(count_operations(...))`: adds tables of operations and energy, and a figure.
+        costs: of `simulation_costs`: adds time and memory against T.
+        training: of `training_costs`: adds hours and energy of training.
 
     Returns:
         What report.json holds.
@@ -134,13 +143,22 @@ def write_report(
     for number, row in enumerate(tables["samples"]):
         row |= {key: names[row[key]] for key in ("label", "prediction", "QANN prediction") if key in row}
         row |= {} if texts is None else {"text": texts[number]}
-    if energy:
-        tables["energy"] = [dict(row) for row in energy]
+    accounts: dict[str, Any] = {
+        "energy": None if energy is None else account(energy),
+        "simulation_costs": costs and {**costs, "tables": {"simulation_costs": costs["table"]}},
+        "training_costs": training and {**training, "tables": {"training_costs": training["table"]}},
+    }
+    for name, found in accounts.items():
+        if found:
+            tables |= found["tables"]
+            accounts[name] = {key: value for key, value in found.items() if key not in ("table", "tables")}
     drawn = {
         "accuracy": figures.accuracy_figure(course),
         "equilibrium": figures.equilibrium_figure(course),
         "firing_rate": figures.rate_figure(recording),
     }
+    if energy is not None:
+        drawn["energy"] = figures.energy_figure(*part_table(tables["energy"]))
     if seen is not None:
         drawn |= close_figures(model, seen, tokens, picture)
     content: dict[str, Any] = {
@@ -150,6 +168,7 @@ def write_report(
         "network": network(model),
         "time course": course,
         "definitions": {name: text for name, text in DEFINITIONS.items() if name in course},
+        "accounts": {name: found for name, found in accounts.items() if found},
         "sample": None if seen is None else sample_facts(seen, names, says),
         "figures": {name: CAPTIONS[name] for name in drawn},
         **tables,
@@ -172,8 +191,8 @@ def remove_outdated(folder: Path, drawn: Iterable[str], tables: Iterable[str]) -
     for name in set(CAPTIONS) - set(drawn):
         for kind in ("png", "svg"):
             (folder / "figures" / f"{name}.{kind}").unlink(missing_ok=True)
-    if "energy" not in tables:
-        (folder / "energy.csv").unlink(missing_ok=True)
+    for name in set(OPTIONAL_TABLES) - set(tables):
+        (folder / f"{name}.csv").unlink(missing_ok=True)
 
 
 def network(model: SpikePreTrainedModel) -> dict[str, Any]:

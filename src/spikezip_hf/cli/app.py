@@ -241,10 +241,24 @@ def report(
     output: Annotated[
         str | None, typer.Option(help="Folder of the report, if not MODEL-report-DATA, beside the checkpoint.")
     ] = None,
+    energy_samples: Annotated[
+        int, typer.Option(help="Samples whose operations are counted, step by step, for energy; 0: leave it out.")
+    ] = 8,
+    costs: Annotated[
+        bool, typer.Option("--costs", help="Measure time and memory of the simulation against T. Takes minutes.")
+    ] = False,
+    training_record: Annotated[
+        list[str] | None,
+        typer.Option(help="training.json, or results with several; its hours are reported. Give it several times."),
+    ] = None,
+    watts: Annotated[
+        float | None, typer.Option(help="Power of all that those trainings ran on, to have kilowatt-hours, too.")
+    ] = None,
     use_cpu: Annotated[bool, typer.Option("--use-cpu", help="Use no accelerator, though there is one.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show a spiking network at work on a test set: accuracy, spikes of each node and attention over time, T_eq.
+    """Show a spiking network at work on a test set: accuracy, spikes of each node and attention over time, T_eq,
+    operations and energy beside the quantized network's.
 
     Writes report.html, one file that needs nothing else; the same as JSON, CSV and Parquet; and the figures. All of
     them at the end, or nothing.
@@ -256,11 +270,53 @@ def report(
     if dataset is None and data_dir is None:
         raise ValueError("No data: give --dataset (a Hub id) or --data-dir (a folder, or one inside SPIKEZIP_DATA).")
     arguments = ReportArguments(
-        output=output, time_steps=time_steps, limit=limit, sample=sample, batch_size=batch_size, use_cpu=use_cpu
+        output=output,
+        time_steps=time_steps,
+        limit=limit,
+        sample=sample,
+        batch_size=batch_size,
+        energy_samples=energy_samples,
+        costs=costs,
+        training_records=training_record or [],
+        watts=watts,
+        use_cpu=use_cpu,
     )
     with only_json(as_json):
         answer = report(model, DataArguments(**data), arguments)
     say(answer, as_json, summary(answer))
+
+
+@app.command("app", epilog=example("spikezip app outputs/snn --port 7860"))
+@guarded
+def webapp(
+    model: Model,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on. The default is this machine alone; 0.0.0.0 is whoever reaches it."),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free one from 7860.")
+    ] = None,
+    time_steps: Annotated[int, typer.Option(help="Most time-steps that an input is simulated for.")] = 512,
+    max_length: Annotated[int, typer.Option(help="Most tokens of a text; longer ones are refused.")] = 128,
+    use_cpu: Annotated[bool, typer.Option("--use-cpu", help="Use no accelerator, though there is one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a spiking network settle, step by step, on a page in your browser: type a sentence, or drop an image.
+
+    What you give it stays on the machine it runs on; the page fetches nothing. Ctrl-C ends it. Needs gradio:
+    pip install 'spikezip-hf[app]'.
+    """
+    from spikezip_hf.cli import webapp
+
+    webapp.import_gradio()  # what is missing is said before anything is loaded
+    with only_json(as_json):
+        watcher = webapp.load(model, time_steps, max_length, use_cpu)
+
+    def announce(address: str) -> None:
+        say({"url": address, "checkpoint": model}, as_json, f"Open {address} in a browser; Ctrl-C ends this.")
+
+    webapp.serve(watcher, model, host, port, announce)
 
 
 @app.command(epilog=example("spikezip card outputs/snn --license apache-2.0 --language en"))

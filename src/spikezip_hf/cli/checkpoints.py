@@ -194,7 +194,11 @@ def describe(source: str, revision: str | None = None) -> tuple[dict[str, Any], 
             "fine_steps": config.fine_steps,
         }
     answer["evaluations"] = evaluations(source, revision, model if local else None, getattr(config, "time_steps", 0))
-    lines = [f"{key}: {value}" for key, value in answer.items() if key not in ("evaluations", "node_names", "firing_steps", "fine_steps")]
+    lines = [
+        f"{key}: {value}"
+        for key, value in answer.items()
+        if key not in ("evaluations", "node_names", "firing_steps", "fine_steps")
+    ]
     for one in answer["evaluations"]:
         lines.append(f"{one['data']}, {one['split']} split: {one['certificate']}")
         if spiking:

@@ -161,7 +161,7 @@ def limits(model: TwinPreTrainedModel, report: ProductReport) -> list[str]:
     )
     if config.weight_bits:
         lines.append(
-            "Its 8-bit weights are multiplied as integers where what they meet has one threshold, and as floating-point "
-            "numbers else; the file holds floating-point numbers of the same values."
+            "Its 8-bit weights are multiplied as integers where what they meet has one threshold, and as "
+            "floating-point numbers else; the file holds floating-point numbers of the same values."
         )
     return lines

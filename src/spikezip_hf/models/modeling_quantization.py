@@ -10,7 +10,7 @@ from transformers.utils import ModelOutput, logging
 
 from .checkpoints import CheckpointModel, adapted
 from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
-from .engines import CumulativeEngine, EventEngine, QuantEngine
+from .engines import CumulativeEngine, EventEngine, QuantEngine, SpikingEngine
 from .operators import Conv2d, Linear
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
@@ -392,6 +392,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         chunk_steps: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        engine_class: type[SpikingEngine] | None = None,
     ) -> Trajectory:
         """Run `network` on a batch and follow its output field `self.readout` through time.
 
@@ -400,6 +401,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             inputs: the batch, looked at for its size and for values that are not finite.
             input_steps: F, steps over which it arrives.
             time_steps and what follows: see forward.
+            engine_class: of the engine, by default the one of `execution`.
         """
         config = self.config
         time_steps = config.time_steps if time_steps is None else time_steps
@@ -431,7 +433,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             if output_time_steps:
                 raise ValueError('output_time_steps needs a simulation: execution="equilibrium" has no time steps.')
             return closed_form(network(QuantEngine(), *flags), self.readout)
-        engine_class = CumulativeEngine if execution == "cumulative" else EventEngine
+        engine_class = engine_class or (CumulativeEngine if execution == "cumulative" else EventEngine)
         engine = engine_class(
             inputs.shape[0],
             inputs.device,

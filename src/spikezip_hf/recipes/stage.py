@@ -110,8 +110,11 @@ def shareable_flags(flags: Sequence[str]) -> list[str]:
 
 def provenance() -> dict[str, Any]:
     """Command, versions and hardware of this run."""
+    program = Path(sys.argv[0]).name
     return {
-        "command": shlex.join(["python", Path(sys.argv[0]).name, *shareable_flags(sys.argv[1:])]),
+        "command": shlex.join(
+            [*(["python"] if program.endswith(".py") else []), program, *shareable_flags(sys.argv[1:])]
+        ),
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
