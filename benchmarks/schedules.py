@@ -46,7 +46,7 @@ def schedules(levels: int) -> dict[str, dict]:
     for coverage in (0.5, 0.6, 0.8, 0.95):
         found[f"nodewise, coverage {coverage}"] = {"made": "nodewise", "coverage": coverage}
     for opening, start, pace in PACES:
-        settings = {"opening_pace": opening, "fine_start": start * levels / 32, "fine_pace": pace}
+        settings = {"opening_pace": opening, "fine_start": start / 32, "fine_pace": pace}
         found[f"coarse to fine, {opening}, {start}, {pace}"] = {"made": "coarse_to_fine", **settings}
     for k in (2, 4):
         found[f"synchronous, k = {k}"] = {"max_spikes_per_step": k}

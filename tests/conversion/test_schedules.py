@@ -5,6 +5,7 @@ import torch
 
 from spikezip_hf import SpikeViTForImageClassification
 from spikezip_hf.conversion.schedules import depths, steps_to_cover
+from spikezip_hf.hub.results import network_digest
 from spikezip_hf.models.engines import RecordingEngine
 from tests.models.test_fast_engine import make_inputs, make_snn
 
@@ -79,7 +80,7 @@ def test_coarse_to_fine_takes_fewer_spikes(architecture):
 
 def test_nothing_fires_at_a_difference_of_one_before_its_fine_step():
     snn = make_snn()
-    snn.calibrate_schedule(fine_start=6, fine_pace=2.0, opening_pace=0.5)
+    snn.calibrate_schedule(fine_start=6 / 16, fine_pace=2.0, opening_pace=0.5)
     batch = make_inputs(snn)
     run = snn.trajectory(**batch, time_steps=snn.config.fine_steps[snn.node_names[-1]] - 1, stop="never")
     recorder = RecordingEngine()
@@ -99,6 +100,26 @@ def test_a_schedule_is_saved_and_comes_back(tmp_path):
     assert torch.equal(loaded(**batch).spike_counts, snn(**batch).spike_counts)
 
 
+@pytest.mark.parametrize("schedule", ["nodewise", "coarse_to_fine"])
+def test_time_steps_are_enough(schedule):
+    """Else the last nodes would never open, and every input get the same answer."""
+    snn = make_snn(layers=6, levels=32, time_steps=8)
+    batch = make_inputs(snn)
+    snn.calibrate_schedule([batch], schedule)
+    assert bool((snn(**batch).equilibrium_step > 0).all())
+    assert make_snn(time_steps=5000).calibrate_schedule().config.time_steps == 5000
+
+
+def test_results_of_a_scheduled_network_are_still_its_own_when_it_is_loaded(tmp_path):
+    snn = make_snn("bert", layers=3).calibrate_schedule()  # in a file, steps are sorted by name
+    snn.save_pretrained(tmp_path)
+    loaded = type(snn).from_pretrained(tmp_path)
+    assert list(loaded.config.firing_steps) != list(snn.config.firing_steps)
+    assert network_digest(loaded) == network_digest(snn)
+    loaded.config.fine_steps["pooler.hidden_node"] += 1
+    assert network_digest(loaded) != network_digest(snn)
+
+
 class TestRefuses:
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -106,7 +127,9 @@ class TestRefuses:
             ({"schedule": "layerwise"}, "schedule must be one of"),
             ({"schedule": "nodewise"}, "needs batches"),
             ({"schedule": "nodewise", "batches": []}, "no batches"),
-            ({"coverage": 0}, "coverage must be above 0"),
+            ({"schedule": "nodewise", "coverage": 0}, "coverage must be above 0"),
+            ({"coverage": 0.5}, "coverage is no setting of 'coarse_to_fine'"),
+            ({"schedule": "nodewise", "fine_pace": 1}, "fine_pace is no setting of 'nodewise'"),
             ({"opening_pace": -1}, "opening_pace must be a number of steps"),
             ({"fine_pace": float("nan")}, "fine_pace must be a number of steps"),
         ],
@@ -115,6 +138,12 @@ class TestRefuses:
         snn = make_snn()
         with pytest.raises(ValueError, match=message):
             snn.calibrate_schedule(**arguments)
+        assert snn.config.firing_schedule == "synchronous"
+
+    def test_a_threshold_of_another_schedule(self):
+        snn = make_snn(stop="confidence", confidence_threshold=0.5)
+        with pytest.raises(ValueError, match="calibrated for another schedule"):
+            snn.calibrate_schedule()
         assert snn.config.firing_schedule == "synchronous"
 
     def test_a_schedule_of_another_network(self):

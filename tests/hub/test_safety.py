@@ -52,7 +52,7 @@ def test_no_secret_and_no_path_in_records(monkeypatch, tmp_path):
     ]
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "bin" / "spikezip"), "train", "r.yaml", *flags, "--seed", "3"])
     command = provenance()["command"]
-    assert command == "python spikezip train r.yaml --hub_token '***' '--api-key=***' --data_dir words set --seed 3"
+    assert command == "spikezip train r.yaml --hub_token '***' '--api-key=***' --data_dir words set --seed 3"
     record = {"settings": {"ann": str(tmp_path / "ann"), "hub_token": "hf_SECRET", "levels": [8, "a/b"]}}
     assert shareable(record) == {"settings": {"ann": "ann", "hub_token": "***", "levels": [8, "a/b"]}}
 

@@ -1,8 +1,11 @@
 """The kernels in C against their references in torch, to the bit."""
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
+import threading
 from unittest import mock
 
 import pytest
@@ -185,6 +188,16 @@ class TestProductsWithAWeight:
             expected = fire_reference(node, Rows(integers=sums, **fields), tracer.clone(), *arguments)
         assert_same_firing(firing, expected)
 
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    def test_are_copied_as_what_they_stand_for(self, copied):
+        levels = torch.randint(-8, 8, (2, 3, 9), dtype=torch.int8)
+        product = built.weight_panels(torch.ones(5, 9), torch.ones(5), 127).times(levels)
+        rows = Rows(integers=product, scale=torch.ones(5), dtype=torch.float32)
+        assert torch.equal(copied(rows).values, rows.values)
+        heads = built.deferred(levels[None], levels.mT[None].contiguous())
+        rows = Rows(integers=heads, scale=torch.ones(1), dtype=torch.float32)
+        assert torch.equal(copied(rows).values, rows.values)
+
     def test_of_more_rows_than_a_block_and_two_threads(self, threads):
         levels = torch.randint(-8, 8, (9, 197, 384), dtype=torch.int8)
         weight = torch.randint(-127, 128, (1000, 384))
@@ -314,6 +327,18 @@ def test_levels_next_to_a_tie_are_those_of_the_division(levels, signed):
 
 @needs_kernels
 class TestNeurons:
+    @pytest.mark.parametrize("flush", [False, True])
+    def test_a_threshold_whose_inverse_is_denormal(self, flush):
+        node = LSQQuantizer(16, True, 1)
+        node.set_scale(torch.tensor([1e38]))
+        current = Rows(torch.tensor([[3e38, 1.2e38, -1e38, -2.6e38]]), timeline=Timeline.constant(1, 1))
+        torch.set_flush_denormal(flush)
+        try:
+            firing = assert_fires_as_reference(node, current, torch.zeros(1, 4, dtype=torch.int8), None, 15)
+        finally:
+            torch.set_flush_denormal(False)
+        assert firing.levels.flatten().tolist() == [3, 1, -1, -3]
+
     @settings(max_examples=150, deadline=None)
     @given(st.data())
     def test_fire_as_the_reference_does(self, data):
@@ -433,6 +458,30 @@ def test_networks_answer_the_same_without_the_kernels(architecture, granularity,
             assert all(torch.equal(a, b) for a, b in zip(out[name], reference[name], strict=True))
         else:
             assert torch.equal(out[name], reference[name])
+
+
+@needs_kernels
+def test_first_use_by_several_threads():
+    """While one multiplies, another makes the library again: no moment may be without a way to multiply."""
+    levels = torch.randint(-128, 128, (64, 512), dtype=torch.int8)
+    product = (
+        built.weight_panels(torch.ones(256, 512), torch.ones(256), 127).times(levels) if built.has_products else None
+    )
+    stop = threading.Event()
+
+    def again():
+        while not stop.is_set():
+            built.use_tiles(True)
+
+    other = threading.Thread(target=again)
+    other.start()
+    try:
+        if product is not None:
+            expected = levels.int().sum(-1, keepdim=True).expand(64, 256)
+            assert all(torch.equal(product.sums(), expected) for _ in range(300))
+    finally:
+        stop.set()
+        other.join()
 
 
 @needs_kernels

@@ -106,7 +106,10 @@ def convert(
     time_steps: Annotated[int, typer.Option(help="T, most time-steps of a simulation.")] = 64,
     max_spikes_per_step: Annotated[int, typer.Option(help="k, spikes a neuron may fire in a step.")] = 1,
     firing_schedule: Annotated[
-        str, typer.Option(help="synchronous (the paper's), layerwise, or coarse_to_fine (fewer spikes, more steps).")
+        str,
+        typer.Option(
+            help="synchronous (the paper's), layerwise, or coarse_to_fine (fewer spikes, more steps: T is raised)."
+        ),
     ] = "synchronous",
     firing_window: Annotated[int | None, typer.Option(help="Steps between layers, of layerwise.")] = None,
     as_json: AsJson = False,

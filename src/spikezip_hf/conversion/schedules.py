@@ -9,11 +9,18 @@ and hands on, with every tensor, the time at which it is complete.
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
+from transformers.utils import logging
 
 from ..models.engines import QuantEngine
 from ..models.quantization import LSQQuantizer
 
-SCHEDULES = ("nodewise", "coarse_to_fine")
+logger = logging.get_logger(__name__)
+
+# The schedules, and their settings.
+SCHEDULES: dict[str, dict[str, float]] = {
+    "nodewise": {"coverage": 0.7},
+    "coarse_to_fine": {"opening_pace": 0.8, "fine_start": 0.375, "fine_pace": 1.0},
+}
 
 
 class Timed(torch.Tensor):
@@ -105,34 +112,40 @@ def steps_to_cover(levels: torch.Tensor, coverage: float) -> int:
 
 
 def calibrate_schedule(
-    snn,
-    batches: Iterable[Mapping[str, torch.Tensor]] | None = None,
-    schedule: str = "coarse_to_fine",
-    *,
-    coverage: float = 0.7,
-    opening_pace: float = 0.8,
-    fine_start: int | None = None,
-    fine_pace: float = 1.0,
+    snn, batches: Iterable[Mapping[str, torch.Tensor]] | None, schedule: str, settings: Mapping[str, float]
 ) -> None:
     """Write a schedule for this network into its config: see `SpikePreTrainedModel.calibrate_schedule`."""
+    config = snn.config
     if schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}; others need no calibration.")
-    start = 3 * snn.config.quantization_levels // 8 if fine_start is None else fine_start
-    for name, value in (("opening_pace", opening_pace), ("fine_pace", fine_pace), ("fine_start", start)):
+        raise ValueError(f"schedule must be one of {tuple(SCHEDULES)}, got {schedule!r}; others need no calibration.")
+    chosen = {**SCHEDULES[schedule], **settings}
+    for name, value in chosen.items():
+        if name not in SCHEDULES[schedule]:
+            raise ValueError(f"{name} is no setting of {schedule!r}, whose settings are {tuple(SCHEDULES[schedule])}.")
+        if name == "coverage" and not 0.0 < value <= 1.0:
+            raise ValueError(f"coverage must be above 0 and at most 1, got {value!r}.")
         if not 0 <= value < float("inf"):
             raise ValueError(f"{name} must be a number of steps, at least 0, got {value!r}.")
-    if not 0.0 < coverage <= 1.0:
-        raise ValueError(f"coverage must be above 0 and at most 1, got {coverage!r}.")
+    if config.stop == "confidence":
+        raise ValueError(
+            "confidence_threshold was calibrated for another schedule: set config.stop to 'equilibrium' first, and "
+            "calibrate the threshold again afterwards."
+        )
     qann = snn.to_quantized()
     if schedule == "nodewise":
         if batches is None:
             raise ValueError("schedule='nodewise' needs batches, dicts of model inputs, to look at levels.")
-        begins = arrivals(qann, batches, lambda node, levels: steps_to_cover(levels, coverage))
+        begins = arrivals(qann, batches, lambda node, levels: steps_to_cover(levels, chosen["coverage"]))
         firing_steps, fine_steps = {name: 1 + int(begin) for name, begin in begins.items()}, None
     else:
         depth = depths(qann, [snn.dummy_inputs])
-        firing_steps = {name: 1 + int(opening_pace * nodes) for name, nodes in depth.items()}
-        fine_steps = {name: 1 + int(start + fine_pace * nodes) for name, nodes in depth.items()}
-    config = snn.config
+        start = chosen["fine_start"] * config.quantization_levels
+        firing_steps = {name: 1 + int(chosen["opening_pace"] * nodes) for name, nodes in depth.items()}
+        fine_steps = {name: 1 + int(start + chosen["fine_pace"] * nodes) for name, nodes in depth.items()}
     config.firing_schedule, config.firing_steps, config.fine_steps = schedule, firing_steps, fine_steps
+    # The last nodes need their time, too: as many steps as there are levels, and as many again to take some back.
+    enough = max((fine_steps or firing_steps).values()) + 2 * config.quantization_levels
+    if config.time_steps < enough:
+        logger.warning(f"time_steps was {config.time_steps}, too few for this schedule: it is {enough} now.")
+        config.time_steps = enough
     config.check_fields()

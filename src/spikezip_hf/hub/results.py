@@ -26,8 +26,6 @@ DECISIVE = (
     "max_spikes_per_step",
     "firing_schedule",
     "firing_window",
-    "firing_steps",
-    "fine_steps",
 )
 
 
@@ -38,6 +36,9 @@ def network_digest(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor
         state_dict: of the model, where it was gathered already; a model in shards has no other whole one.
     """
     fields = {name: getattr(model.config, name, None) for name in DECISIVE}
+    for name in ("firing_steps", "fine_steps"):
+        if steps := getattr(model.config, name, None):  # sorted, as they are in a file
+            fields[name] = dict(sorted(steps.items()))
     digest = hashlib.sha256(json.dumps([plain_class(type(model)).__name__, fields]).encode())
     for name, tensor in sorted((model.state_dict() if state_dict is None else state_dict).items()):
         plain = tensor.detach().cpu().contiguous()

@@ -54,6 +54,9 @@ class LinearProduct:
         """The product, (..., out_features) int32."""
         return self.weight.kernels.linear(self)
 
+    def __reduce__(self):
+        return done, (self.sums(),)  # a copy is of what it stands for: kernels are of one process
+
     def values(self, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
         """The product times a scale, plus a bias, in float32, as `models.kernels.values_of`; None without a kernel."""
         if not all(is_spread(x, self.shape[-1]) for x in (scale, bias)):
@@ -81,11 +84,19 @@ class MatrixProduct:
         """The product, (rows, heads, m, n) int32."""
         return self.kernels.products(self.left, self.right)
 
+    def __reduce__(self):
+        return done, (self.sums(),)
+
     def values(self, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
         """As of `LinearProduct`; of one scale and no bias."""
         if bias is not None or scale.numel() != 1 or not is_spread(scale, 1):
             return None
         return self.kernels.products(self.left, self.right, scale)
+
+
+def done(sums: torch.Tensor) -> torch.Tensor:
+    """What a copy of a product is."""
+    return sums
 
 
 def is_spread(x: torch.Tensor | None, features: int) -> bool:

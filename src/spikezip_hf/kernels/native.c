@@ -141,8 +141,9 @@ int64_t spikezip_fire(const Neurons *a) {
     float *bias = spread(a->bias, a->biases, a->features, padded_features, 0.0f);
     float *threshold = spread(a->threshold, a->thresholds, a->features, padded_features, 1.0f);
     float *inverse = malloc((size_t)padded_features * sizeof *inverse);
-    for (int64_t c = 0; c < padded_features; c++) inverse[c] = 1.0f / threshold[c];
-    Quantizer quantizer = {scale, bias, threshold, inverse, (float)a->min_level, (float)a->max_level};
+    int divide = 0;
+    for (int64_t c = 0; c < padded_features; c++) inverse[c] = 1.0f / threshold[c], divide |= threshold[c] > 0x1p125f;
+    Quantizer quantizer = {scale, bias, threshold, inverse, (float)a->min_level, (float)a->max_level, divide};
     int undefined = 0;
     memset(a->counts, 0, (size_t)(a->steps * a->samples) * sizeof *a->counts);
     memset(a->at_target, 1, (size_t)a->samples);
@@ -232,7 +233,7 @@ static void levels_of_weight(const float *weight, const float *scale, int64_t r,
     enum { SOME = 64 };
     float threshold[SOME], inverse[SOME];
     for (int i = 0; i < SOME; i++) threshold[i] = scale[r], inverse[i] = 1.0f / scale[r];
-    Quantizer quantizer = {NULL, NULL, threshold, inverse, (float)-max_level, (float)max_level};
+    Quantizer quantizer = {NULL, NULL, threshold, inverse, (float)-max_level, (float)max_level, scale[r] > 0x1p125f};
     int undefined = 0;
     for (int64_t i = 0; i < k; i += SOME)
         levels_of_floats(weight + r * k + i, least(k - i, SOME), &quantizer, 0, levels + i, &undefined);

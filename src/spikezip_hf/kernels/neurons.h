@@ -15,6 +15,7 @@
 typedef struct {
     const float *scale, *bias, *threshold, *inverse;  // one for each feature; scale and bias only of integers
     float low, high;                                  // bounds of a level
+    int divide;                                       // whether 1/s is of no use: it would be a denormal number
 } Quantizer;
 
 // Levels of `n` currents from feature `c` on: clamp(floor(x / s + 1/2)), the division correctly rounded. Currents are floats,
@@ -46,7 +47,7 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
         __m512 y = _mm512_fmadd_ps(x, _mm512_maskz_loadu_ps(there, q.inverse + c), half);
         y = _mm512_max_ps(_mm512_min_ps(y, top), bottom);
         __m512 rest = _mm512_abs_ps(_mm512_reduce_ps(y, NEAREST));
-        if (_mm512_mask_cmp_ps_mask(there, rest, near, _CMP_LT_OQ)) {
+        if (q.divide || _mm512_mask_cmp_ps_mask(there, rest, near, _CMP_LT_OQ)) {
             y = _mm512_add_ps(_mm512_div_ps(x, _mm512_maskz_loadu_ps(there, q.threshold + c)), half);
             y = _mm512_max_ps(_mm512_min_ps(y, top), bottom);
         }

@@ -39,12 +39,13 @@ static int tiles_allowed = 0;
 
 // Ask the system for tile registers, for the whole process, if they are wanted. Returns whether they are used.
 static int use_tiles(int wanted) {
-    tiles_allowed = 0, (void)wanted;
+    int allowed = 0;
+    (void)wanted;
 #if HAVE_TILES
     enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18 };
-    if (wanted) tiles_allowed = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+    if (wanted) allowed = syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
 #endif
-    return tiles_allowed;
+    return tiles_allowed = allowed;  // at once: another thread may be multiplying
 }
 
 // Each thread says before its products what tiles are: eight of 16 rows of 64 bytes.

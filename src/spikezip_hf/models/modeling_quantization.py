@@ -316,30 +316,33 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         self,
         batches: Iterable[Mapping[str, torch.Tensor]] | None = None,
         schedule: str = "coarse_to_fine",
-        **settings,
+        **settings: float,
     ):
         """Make a firing schedule for this network and write it into the config. Answers at equilibrium stay the same.
+
+        It takes more steps than the paper's: `time_steps` of the config is raised, with a word, if it is too small.
 
         Args:
             batches: dicts of model inputs, for "nodewise".
             schedule: "nodewise": a node opens when those that it reads from have had the steps in which `coverage`
                 (0.7) of their neurons reach their levels, by calibration. "coarse_to_fine": a node opens
                 `opening_pace` (0.8) steps later than those that it reads from, and fires at a difference of one level
-                only from `fine_start` (3/8 of the levels) steps on, `fine_pace` (1) steps later than those.
+                only from `fine_start` (0.375) times the number of levels on, `fine_pace` (1) steps later than those.
             settings: these four.
 
         Returns:
             The model itself.
 
         Raises:
-            ValueError: unknown schedule, a setting out of range, or no batches.
+            ValueError: unknown schedule, unknown setting or one out of range, no batches, or `stop="confidence"`,
+                whose threshold is one of another schedule.
             ImportError: as for `from_ann`.
         """
         try:
             from spikezip_hf.conversion import calibrate_schedule
         except ImportError as error:
             raise ImportError("Calibrating a schedule needs the package: pip install spikezip-hf.") from error
-        calibrate_schedule(self, batches, schedule, **settings)
+        calibrate_schedule(self, batches, schedule, settings)
         return self
 
     def to_quantized(self) -> TwinPreTrainedModel:

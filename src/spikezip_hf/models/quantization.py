@@ -201,11 +201,11 @@ class LSQQuantizer(Quantizer):
 
     def quantize(self, x: torch.Tensor) -> torch.Tensor:
         """Levels of `x`, whole numbers in a floating type, contiguous. No gradient, here and below."""
-        return quantize(x.contiguous(), self.scale.detach(), self.min_level, self.max_level)
+        return quantize(x.contiguous(), self.threshold(x.dtype), self.min_level, self.max_level)
 
     def dequantize(self, levels: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Values of `levels` as `dtype`."""
-        return dequantize(levels, self.scale.detach(), dtype)
+        return dequantize(levels, self.threshold(dtype), dtype)
 
     @torch.no_grad()
     def set_levels(self, levels: int, rescale: bool = True) -> None:

@@ -16,7 +16,7 @@ _run = threading.local()
 
 @contextmanager
 def parameters_remembered() -> Iterator[None]:
-    """Inside, what is made of a parameter is made once. For one simulation, in which none changes."""
+    """Inside, what is made of a parameter is made once. For one simulation, in which none may change, not by hooks."""
     outer = getattr(_run, "made", None)
     _run.made = {}
     try:
