@@ -34,6 +34,12 @@ def compiled(*tensors: torch.Tensor | None, neurons: bool = False):
     return gpu.gpu_library(device) if neurons and device.type == "cuda" else None
 
 
+def products_with_neurons(x: torch.Tensor) -> bool:
+    """Whether kernels do products with integer weights together with the neurons behind them, where `x` is."""
+    kernels = compiled(x)
+    return kernels is not None and kernels.has_products
+
+
 def values_of(
     integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
 ) -> torch.Tensor:

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput, logging
 from .checkpoints import CheckpointModel, adapted
 from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine, SpikingEngine
+from .kernels import products_with_neurons
 from .operators import Conv2d, Linear
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
@@ -374,8 +375,12 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
     def row_bytes(self, inputs: torch.Tensor) -> int:
         """Bytes of the largest tensor that a pass makes for one step of one sample of `inputs`."""
         config, positions = self.config, self.positions_of(inputs)
-        widest = max(config.intermediate_size, config.hidden_size, config.num_attention_heads * positions)
-        return 4 * positions * widest
+        # Sums of integer products are never in memory where kernels hand them to neurons block by block; levels are.
+        integers = config.weight_bits is not None and config.scale_granularity == "per_tensor"
+        of_sum = 1 if integers and products_with_neurons(inputs) else 4
+        return positions * max(
+            of_sum * config.intermediate_size, 4 * config.hidden_size, 4 * config.num_attention_heads * positions
+        )
 
     def positions_of(self, inputs: torch.Tensor) -> int:
         """N, positions of the sequences that the network makes of `inputs`."""
