@@ -187,7 +187,11 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
         (operators.LayerNorm, "forward", "LayerNorm"),
     ]
     if native.library() is not None:
-        kinds = {"products": "products of attention", "fire": "neurons, and integer products with weights", "values": "levels to values"}
+        kinds = {
+            "products": "products of attention",
+            "fire": "neurons, and integer products with weights",
+            "values": "levels to values",
+        }
         places += [(native.Library, name, kind) for name, kind in kinds.items()]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
 
