@@ -201,7 +201,7 @@ def test_images_of_all_modes(tmp_path):
 def test_bad_texts():
     watcher = make_watcher("roberta")
     # RoBERTa has two positions fewer than its config says.
-    assert watcher.max_length == watcher.positions == watcher.model.config.max_position_embeddings - 2
+    assert watcher.max_length == watcher.model.max_tokens == watcher.model.config.max_position_embeddings - 2
     for nothing in (None, "", " \n\t"):
         with pytest.raises(ValueError, match="There is no text"):
             watcher.watch(nothing)

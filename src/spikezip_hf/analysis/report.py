@@ -28,6 +28,7 @@ from spikezip_hf.analysis.time_course import (
     step_table,
     time_course,
 )
+from spikezip_hf.analysis.watching import nodes_of_raster
 from spikezip_hf.files import write_json, write_text
 from spikezip_hf.hub.card_text import facts, outline, size
 from spikezip_hf.hub.results import network_digest
@@ -71,10 +72,6 @@ def nodes_to_see(model: SpikePreTrainedModel) -> list[str]:
 def context_node(names: Iterable[str]) -> str:
     """The last of the nodes that attention hands its context to."""
     return [name for name in names if name.endswith(".context_node")][-1]
-
-
-def nodes_of_raster(names: Sequence[str]) -> list[str]:
-    return [names[0], names[len(names) // 2], names[-1]]
 
 
 def check_folder(folder: str | Path) -> None:

@@ -207,17 +207,10 @@ class Watcher:
         self.processor = processor
         self.time_steps = time_steps
         self.of_text = is_text(model.config.model_type)
-        self.max_length = min(max_length, self.positions) if self.of_text else None
+        self.max_length = min(max_length, self.model.max_tokens) if self.of_text else None
         self.raster_nodes = nodes_of_raster(self.model.node_names)
         self.attention_node = attention_nodes(self.model)[-1]
         self.lock = threading.Lock()
-
-    @property
-    def positions(self) -> int:
-        """Most tokens that the network has positions for."""
-        config = self.model.config
-        # RoBERTa counts its positions from behind that of padding.
-        return config.max_position_embeddings - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)
 
     def watch(self, what: Any) -> Watched:
         """Simulate a text; or an image, of PIL or as the path of a file.

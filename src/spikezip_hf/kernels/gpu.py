@@ -10,7 +10,6 @@ are computed on the device before the first use; if one does not come out as pla
 does the work. With `SPIKEZIP_KERNELS=reference` in the environment nothing of this is looked at.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import cache
@@ -18,6 +17,7 @@ from functools import cache
 import torch
 from transformers.utils import logging
 
+from . import wanted
 from .deferred import is_spread
 
 logger = logging.get_logger(__name__)
@@ -26,10 +26,7 @@ logger = logging.get_logger(__name__)
 @cache
 def gpu_library(device: torch.device) -> "GpuLibrary | None":
     """The kernel for this device; None where it cannot be had, and then the reference does the work."""
-    choice = os.environ.get("SPIKEZIP_KERNELS", "auto")
-    if choice not in ("auto", "reference"):
-        raise ValueError(f"SPIKEZIP_KERNELS must be 'auto' or 'reference', got {choice!r}.")
-    if choice == "reference" or device.type != "cuda" or torch.version.hip is not None:
+    if not wanted() or device.type != "cuda" or torch.version.hip is not None:
         return None
     try:
         built = GpuLibrary(device)

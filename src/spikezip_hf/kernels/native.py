@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
+from . import wanted
 from .deferred import LinearProduct, MatrixProduct, Panels, is_spread
 
 logger = logging.get_logger(__name__)
@@ -35,10 +36,7 @@ PANEL = 64  # as in products.h
 @cache
 def library() -> "Library | None":
     """The kernels, built if need be; None where there are none to be had."""
-    choice = os.environ.get("SPIKEZIP_KERNELS", "auto")
-    if choice not in ("auto", "reference"):
-        raise ValueError(f"SPIKEZIP_KERNELS must be 'auto' or 'reference', got {choice!r}.")
-    if choice == "reference":
+    if not wanted():
         return None
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:

@@ -12,7 +12,7 @@ S > Q(U): the neuron *tracks its quantizer*, one level a step,
     S_t = S_{t-1} + clip(Q(U_t) - S_{t-1}, -k, k)           with k = 1.
 
 k > 1 (graded spikes) has the same fixed point. So has a neuron that may not fire before some step, or that for some
-steps fires *coarsely*: only if its target is two levels away or more, that is at V >= 2 V_thr and V < -V_thr. A
+steps fires *coarsely*: only if its target is two levels away or more, that is at V >= 2 V_thr or V < -V_thr. A
 difference of one level, most often a passing one while its inputs still move, is left for later.
 """
 
@@ -83,9 +83,8 @@ def sums_of(current: Rows):
     if hasattr(current.product, "weight"):  # with a weight, and so with neurons
         return current.product, current.scale, current.bias
     integers = current.integers
-    whole = (
-        {torch.int32, torch.float32} if current.device.type == "cuda" else {torch.int32}
-    )  # on a GPU floats hold sums
+    # On a GPU products of integers are done in floats, which hold whole sums.
+    whole = (torch.int32, torch.float32) if current.device.type == "cuda" else (torch.int32,)
     if integers is not None and integers.dtype in whole:
         return integers, current.scale, current.bias
     return current.values, None, None
