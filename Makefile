@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow quality style encoder clean
+.PHONY: help demo test test-slow judge quality style encoder clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -25,6 +25,10 @@ test: $(VENV)/installed  ## Run the tests
 
 test-slow: $(VENV)/installed  ## Run the tests that take minutes, which `make test` leaves out
 	$(BIN)/python -m pytest -m slow
+
+judge: $(VENV)/installed  ## Run transformers' own tests of models over ours (2 minutes)
+	$(BIN)/python judge/prepare.py
+	cd judge && HF_HUB_OFFLINE=1 ../$(BIN)/python -m pytest -n auto -q
 
 quality: $(VENV)/installed  ## Check lint, format and types
 	$(BIN)/ruff check .

@@ -1,0 +1,26 @@
+"""transformers' tests over the ViTs."""
+
+import unittest
+
+from common import SIZES, NetworkMaker, OfImages, Spiking
+
+from spikezip_hf import (
+    QuantViTConfig,
+    QuantViTForImageClassification,
+    QuantViTModel,
+    SpikeViTConfig,
+    SpikeViTForImageClassification,
+    SpikeViTModel,
+)
+
+FIELDS = {**SIZES, "image_size": NetworkMaker.image_size, "patch_size": 4}
+
+
+class QuantViTTest(OfImages, unittest.TestCase):
+    all_model_classes = (QuantViTModel, QuantViTForImageClassification)
+    config_class, fields = QuantViTConfig, FIELDS
+
+
+class SpikeViTTest(Spiking, OfImages, unittest.TestCase):
+    all_model_classes = (SpikeViTModel, SpikeViTForImageClassification)
+    config_class, fields = SpikeViTConfig, {**FIELDS, "time_steps": 8}
