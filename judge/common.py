@@ -1,6 +1,6 @@
 """What the judged architectures share.
 
-The mixin looks up by the names of transformers' own classes which of them has a head: ours are told to the same tables.
+The mixin looks up by the names of transformers' own classes which of them has a head: ours are put into its tables.
 Two refusals of this library are switched off where they would hide what the mixin is to judge: of a checkpoint without
 scales, and of a spiking network whose scales were never set. tests/models holds both.
 """
@@ -106,9 +106,9 @@ class Judged(ModelTesterMixin):
             torch.save(model.state_dict(), file)
             file.seek(0)
             loaded = torch.load(file, weights_only=True)
-            self.assertEqual(list(loaded), list(model.state_dict()))
+            assert list(loaded) == list(model.state_dict())
             for key, value in model.state_dict().items():
-                self.assertTrue(torch.equal(value, loaded[key]), key)
+                assert torch.equal(value, loaded[key]), key
 
 
 class Spiking:
@@ -163,8 +163,8 @@ class OfImages(Judged):
         # As transformers' own test of its ViT: what makes tokens of an image is a module, and no nn.Embedding.
         for model_class in self.all_model_classes:
             model = model_class(self.model_tester.get_config())
-            self.assertIsInstance(model.get_input_embeddings(), nn.Module)
-            self.assertIsNone(model.get_output_embeddings())
+            assert isinstance(model.get_input_embeddings(), nn.Module)
+            assert model.get_output_embeddings() is None
 
 
 class OfText(Judged):
