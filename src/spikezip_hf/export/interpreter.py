@@ -5,12 +5,14 @@ format: `EventInterpreter`, in which only changes travel, step by step, and `Cum
 accumulated values do. Beside numpy it needs the loader, `spike_graph.py`.
 """
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from .spike_graph import CURRENT, STATIC, Input, Neurons, Operation, SpikeGraph
+from .spike_graph import BATCH, CURRENT, STATIC, Input, Neurons, Operation, SpikeGraph, load_spike_graph
 
 Array = np.ndarray
 
@@ -23,8 +25,8 @@ class Run:
         outputs: {name: (T, B, ...)} accumulated up to each step.
         spikes: {neurons: (T, B)} int64, spikes of each step; one of size m counts m.
         levels: {neurons: (B, ...)} int64, S_t after the last step.
-        equilibrium_step: (B,) int64, last step, from 1, in which the input changed or a neuron fired; -1 where a neuron
-            is not at its level after the last step.
+        equilibrium_step: (B,) int64, last step, from 1, in which the input changed or a neuron fired; -1 where a
+            neuron is not at its level after the last step.
     """
 
     outputs: dict[str, Array]
@@ -56,14 +58,10 @@ class Interpreter:
         self.levels: dict[str, Array] = {}
         self.spikes: dict[str, Array] = {}
         self.at_target: dict[str, Array] = {}
-        self.given = complete(graph.inputs, inputs)
+        self.given, self.sizes = complete(graph.inputs, inputs)
         self.values: dict[str, Array] = dict(self.given)
-        self.batch = len(next(iter(self.given.values())))
-        self.length = next((x.shape[1] for x in self.given.values() if x.dtype != np.float64), 1)
-        self.input_steps = 1
-        for item in graph.inputs:
-            if self.given[item.name].ndim == len(item.shape) + 1:
-                self.input_steps = self.given[item.name].shape[1]
+        arriving = [self.given[item.name].shape[1] for item in graph.inputs if item.type == "float"]
+        self.input_steps = max(arriving, default=1)
         for operation in graph.operations:
             if operation.phase == STATIC:
                 self.values[operation.name] = self.apply(operation)
@@ -76,10 +74,12 @@ class Interpreter:
     def apply(self, operation: Operation) -> Array:
         """The result of an operation on the present values of its inputs."""
         inputs = [self.values[name] for name in operation.inputs]
+        if operation.kind in ("linear", "conv2d") and operation.inputs[0] in self.given:
+            inputs[0] = self.arriving(inputs[0])
         rule = getattr(self, operation.kind, None) if operation.phase == CURRENT else None
         if rule is not None:
             return rule(operation, *inputs)
-        shape = [{"batch": self.batch, "length": self.length}.get(size, size) for size in operation.shape]
+        shape = [self.sizes.get(size, size) for size in operation.shape]
         parameters = {name: self.tensor(operation, name) for name in operation.parameters}
         return RULES[operation.kind](*inputs, shape=shape, **parameters, **operation.attributes)
 
@@ -98,22 +98,17 @@ class Interpreter:
         return weight if scale is None else weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
 
     def arriving(self, x: Array) -> Array:
-        """What of an input map's operand counts in this step."""
+        """What counts in this step of an input, (B, F, ...)."""
         raise NotImplementedError
 
     def bias(self, operation: Operation) -> Array | float:
         """The bias, in the steps in which it comes in."""
         raise NotImplementedError
 
-    def is_input(self, operation: Operation) -> bool:
-        return operation.inputs[0] in self.given
-
     def linear(self, operation: Operation, x: Array) -> Array:
-        x = self.arriving(x) if self.is_input(operation) else x
         return x @ self.weight(operation).T + self.bias(operation)
 
     def conv2d(self, operation: Operation, x: Array) -> Array:
-        x = self.arriving(x) if self.is_input(operation) else x
         bias = np.asarray(self.bias(operation))
         return convolve(x, self.weight(operation), **operation.attributes) + bias.reshape(-1, 1, 1)
 
@@ -144,8 +139,6 @@ class EventInterpreter(Interpreter):
         super().__init__(graph, inputs)
 
     def arriving(self, x):
-        if self.input_steps == 1:
-            return x if self.step_number == 1 else np.zeros_like(x)
         return x[:, self.step_number - 1] if self.step_number <= x.shape[1] else np.zeros_like(x[:, 0])
 
     def bias(self, operation):
@@ -200,7 +193,7 @@ class CumulativeInterpreter(Interpreter):
     """Values are accumulated up to the present step; only neurons have a memory, their level."""
 
     def arriving(self, x):
-        return x if self.input_steps == 1 else x[:, : self.step_number].sum(1)
+        return x[:, : self.step_number].sum(1)
 
     def bias(self, operation):
         bias = self.tensor(operation, "bias")
@@ -223,12 +216,11 @@ class CumulativeInterpreter(Interpreter):
         return threshold * self.levels[operation.name]
 
 
+TYPES: dict[str, type] = {"float": np.float64, "int": np.int64, "bool": np.bool_}
 FORMS = {"event": EventInterpreter, "cumulative": CumulativeInterpreter}
 
 
-def run(
-    graph: SpikeGraph, inputs: dict[str, Array], time_steps: int | None = None, form: str = "event"
-) -> Run:
+def run(graph: SpikeGraph, inputs: dict[str, Array], time_steps: int | None = None, form: str = "event") -> Run:
     """Run a network on a batch from rest, for all of `time_steps` (by default the graph's).
 
     Raises:
@@ -236,54 +228,79 @@ def run(
     """
     if form not in FORMS:
         raise ValueError(f"form must be one of {tuple(FORMS)}, got {form!r}.")
+    time_steps = graph.time_steps if time_steps is None else time_steps
+    if time_steps < 1:
+        raise ValueError(f"time_steps must be at least 1, got {time_steps}.")
     state = FORMS[form](graph, inputs)
     outputs: dict[str, list[Array]] = {name: [] for name in graph.outputs}
     spikes: dict[str, list[Array]] = {item.name: [] for item in graph.neurons}
-    last = np.full(state.batch, state.input_steps, dtype=np.int64)
-    for step in range(1, (time_steps or graph.time_steps) + 1):
+    last = np.full(state.sizes[BATCH], state.input_steps, dtype=np.int64)
+    for step in range(1, time_steps + 1):
         for name, fired in state.step().items():
-            spikes[name].append(np.abs(fired).reshape(state.batch, -1).sum(1))
-            last[spikes[name][-1] > 0] = np.maximum(last, step)[spikes[name][-1] > 0]
+            counts = np.abs(fired).reshape(len(fired), -1).sum(1)
+            spikes[name].append(counts)
+            last = np.where(counts > 0, np.maximum(last, step), last)
         for name, value in graph.outputs.items():
             outputs[name].append(state.values[value])
-    arrived = all(state.at_target.values()) if False else np.stack(list(state.at_target.values())).all(0)
+    settled = np.stack(list(state.at_target.values())).all(0)
     return Run(
         outputs={
             name: np.stack(steps).cumsum(0) if form == "event" else np.stack(steps) for name, steps in outputs.items()
         },
         spikes={name: np.stack(steps) for name, steps in spikes.items()},
         levels=state.levels,
-        equilibrium_step=np.where(arrived & (step >= state.input_steps), last, -1),
+        equilibrium_step=np.where(settled & (time_steps >= state.input_steps), last, -1),
     )
 
 
-def complete(wanted: list[Input], given: dict[str, Array]) -> dict[str, Array]:
-    """The inputs checked, and those left out filled in by their rule."""
-    names = [item.name for item in wanted]
-    for name in given:
-        if name not in names:
-            raise ValueError(f"{name} is no input of this graph, which takes {', '.join(names)}.")
-    types = {"float": np.float64, "int": np.int64, "bool": np.bool_}
+def main(arguments: list[str]) -> None:
+    """`python -m spikezip_hf.export.interpreter GRAPH INPUTS.npz RESULTS.npz`: run in the event-driven form.
+
+    RESULTS gets outputs/NAME, spikes/NEURONS, levels/NEURONS and equilibrium_step.
+    """
+    if len(arguments) != 3:
+        raise SystemExit("usage: python -m spikezip_hf.export.interpreter GRAPH INPUTS.npz RESULTS.npz")
+    folder, inputs, results = arguments
+    with np.load(inputs) as given:
+        done = run(load_spike_graph(folder), dict(given))
+    arrays = {f"{field}/{name}": x for field in ("outputs", "spikes", "levels") for name, x in vars(done)[field].items()}
+    np.savez(results, equilibrium_step=done.equilibrium_step, **arrays)
+
+
+def complete(wanted: list[Input], given: dict[str, Array]) -> tuple[dict[str, Array], dict[str, int]]:
+    """The inputs checked, those of floats as (B, F, ...), those left out filled in; and the sizes that they set."""
+    unknown = [name for name in given if name not in [item.name for item in wanted]]
+    if unknown:
+        raise ValueError(f"{unknown[0]} is no input: the graph takes {', '.join(item.name for item in wanted)}.")
     inputs: dict[str, Array] = {}
+    sizes: dict[str, int] = {}
+    x: Array
     for item in wanted:
         if item.name in given:
-            x = np.asarray(given[item.name]).astype(types[item.type])
-            fixed = [size for size in item.shape if not isinstance(size, str)]
-            ranks = (len(item.shape), len(item.shape) + 1) if item.type == "float" else (len(item.shape),)
-            if x.ndim not in ranks or list(x.shape[x.ndim - len(fixed) :]) != fixed:
-                raise ValueError(f"{item.name} must be {item.shape}, got {list(x.shape)}.")
+            x = np.asarray(given[item.name]).astype(TYPES[item.type])
+            if item.type == "float" and x.ndim == len(item.shape):
+                x = x[:, None]
+            shape = x.shape[:1] + x.shape[2:] if item.type == "float" else x.shape
+            for size, named in zip(shape, item.shape):
+                sizes.setdefault(named, size) if isinstance(named, str) else None
+            if list(shape) != [sizes.get(size, size) for size in item.shape]:
+                raise ValueError(f"{item.name} must be {item.shape}, got {list(np.shape(given[item.name]))}.")
         elif item.default is None:
             raise ValueError(f"{item.name} is missing.")
         else:
-            first = next(iter(inputs.values()))
-            x = np.ones(first.shape[:2]) if item.default["rule"] == "ones" else np.zeros(first.shape[:2])
-            if item.default["rule"] == "positions":
-                tokens = inputs["attention_mask"]
-                counted = np.arange(tokens.shape[1]) - tokens.argmax(1)[:, None]
-                x = np.where(tokens, counted, 0) + item.default["first"]
-            x = x.astype(types[item.type])
+            x = default(item, [sizes[size] for size in item.shape], inputs)
         inputs[item.name] = x
-    return inputs
+    return inputs, sizes
+
+
+def default(item: Input, shape: list[int], inputs: dict[str, Array]) -> Array:
+    """An input that was left out."""
+    assert item.default is not None
+    if item.default["rule"] == "positions":  # counted from the first token of each text
+        tokens = inputs["attention_mask"]
+        counted = np.arange(tokens.shape[1]) - tokens.argmax(1)[:, None]
+        return np.where(tokens, counted, 0) + item.default["first"]
+    return np.full(shape, item.default["rule"] == "ones", dtype=TYPES[item.type])
 
 
 def silenced(current: Array, tokens: Array) -> Array:
@@ -322,8 +339,9 @@ def index(x: Array, index: list, **_) -> Array:
     return x[tuple(None if i == "new" else slice(*i) if isinstance(i, list) else i for i in index)]
 
 
-# What acts on values and on changes alike, and what only constants go through: (inputs, shape, parameters, attributes).
-RULES: dict[str, Callable[..., Array]] = {
+# What acts on values and on changes alike, and what only constants go through. Each takes the inputs of an operation,
+# and its shape, parameters and attributes by name.
+RULES: dict[str, Callable[..., Any]] = {
     "constant": lambda value, shape: value,
     "full": lambda value, shape: np.full(shape, value),
     "embedding": embedding,
@@ -344,3 +362,7 @@ RULES: dict[str, Callable[..., Array]] = {
     "tanh": lambda x, shape: np.tanh(x),
     "layer_norm": layer_norm,
 }
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -58,31 +59,11 @@ def spike_graph(snn: SpikePreTrainedModel) -> SpikeGraph:
             "from_quantized first."
         )
     snn.check_nodes()
-    given, passes = [], []
-    for batch, length in zip(BATCHES, lengths(snn)):
-        inputs = example(snn, batch, length)
-        trace, outputs = traced_pass(snn, inputs)
-        given.append(inputs)
-        passes.append(trace)
     sizes = {BATCH: BATCHES, LENGTH: lengths(snn)}
-    operations = merged(*passes, sizes)
-    trace = passes[1]
-    schedule = snn.config.schedule(trace.nodes.values())
-    shapes = {operation.name: operation.shape for operation in operations}
-    neurons = []
-    for name, node in trace.nodes.items():
-        shape = shapes[name][1:]
-        neurons.append(
-            Neurons(
-                name=name,
-                threshold=f"{name}.threshold",
-                min_level=node.min_level,
-                max_level=node.max_level,
-                shape=shape,
-                count=None if LENGTH in shape else prod(shape),
-                **{key: steps[name] for key, steps in schedule.items()},
-            )
-        )
+    batches = [example(snn, batch, length) for batch, length in zip(*sizes.values())]
+    passes = [traced_pass(snn, inputs) for inputs in batches]
+    trace, outputs = passes[0]
+    operations = merged(trace, passes[1][0], sizes)
     graph = SpikeGraph(
         network=type(snn).__name__,
         made_by=f"spikezip_hf {__version__}",
@@ -91,16 +72,34 @@ def spike_graph(snn: SpikePreTrainedModel) -> SpikeGraph:
         max_spikes_per_step=snn.config.max_spikes_per_step,
         firing_schedule=snn.config.firing_schedule,
         inputs=[
-            Input(name, type_of(x), symbolic(x.shape, given[1][name].shape, sizes, name), default_of(snn, name))
-            for name, x in given[0].items()
+            Input(name, type_of(x), symbolic(x.shape, batches[1][name].shape, sizes, name), default_of(snn, name))
+            for name, x in batches[0].items()
         ],
         operations=operations,
-        neurons=neurons,
+        neurons=neurons_of(snn, trace, operations),
         outputs={snn.readout: outputs[snn.readout].operation},
         tensors={name: array(x) for name, x in trace.tensors.items()},
     )
     graph.check()
     return graph
+
+
+def neurons_of(snn, trace: Trace, operations: list[Operation]) -> list[Neurons]:
+    """The neurons of each node, with their gates by the schedule of the config."""
+    schedule = snn.config.schedule(trace.nodes.values())
+    shapes = {operation.name: operation.shape[1:] for operation in operations}
+    return [
+        Neurons(
+            name=name,
+            threshold=trace.thresholds[name],
+            min_level=node.min_level,
+            max_level=node.max_level,
+            shape=shapes[name],
+            count=None if LENGTH in shapes[name] else prod(shapes[name]),
+            **{gate: steps[name] for gate, steps in schedule.items()},
+        )
+        for name, node in trace.nodes.items()
+    ]
 
 
 def lengths(snn) -> tuple[int, int]:
@@ -123,11 +122,9 @@ def example(snn, batch: int, length: int) -> dict[str, torch.Tensor]:
 
 def default_of(snn, name: str) -> dict | None:
     """How an input of texts is made where it is not given."""
-    return {
-        "attention_mask": {"rule": "ones"},
-        "token_type_ids": {"rule": "zeros"},
-        "position_ids": {"rule": "positions", "first": getattr(snn, "first_position", 0)},
-    }.get(name)
+    if name == "position_ids":
+        return {"rule": "positions", "first": snn.first_position}
+    return {"attention_mask": {"rule": "ones"}, "token_type_ids": {"rule": "zeros"}}.get(name)
 
 
 def type_of(x: torch.Tensor) -> str:
@@ -164,10 +161,10 @@ def merged(first: Trace, second: Trace, sizes: dict[str, tuple[int, int]]) -> li
         raise UntraceableError("The network does other operations for another batch: no graph can say that.")
     operations = []
     for a, b in zip(first.operations, second.operations):
-        if (a.name, a.kind, a.inputs, a.attributes, a.parameters) != (b.name, b.kind, b.inputs, b.attributes, b.parameters):
-            raise UntraceableError(f"{a.name} differs in two passes of other sizes: {a} and {b}.")
         shape = symbolic(a.shape, b.shape, sizes, a.name)
-        operations.append(Operation(a.name, a.kind, a.inputs, shape, a.phase, a.attributes, a.parameters))
+        operations.append(replace(a, shape=shape))
+        if operations[-1] != replace(b, shape=shape):
+            raise UntraceableError(f"{a.name} differs in two passes of other sizes: {a} and {b}.")
     for name, x in first.tensors.items():
         if not torch.equal(x, second.tensors[name]):
             raise UntraceableError(f"The constant {name} differs in two passes: it depends on the inputs.")

@@ -7,9 +7,10 @@ else, so that it can be copied into a simulator, with `interpreter.py` if that i
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_origin
 
 import numpy as np
 from safetensors import SafetensorError
@@ -17,7 +18,8 @@ from safetensors.numpy import load as load_tensors
 
 FORMAT, VERSION = "spikezip_hf spike graph", 1
 GRAPH_FILE, TENSORS_FILE = "spike_graph.json", "spike_graph.safetensors"
-STATIC, CURRENT = "static", "current"
+STATIC, CURRENT = "static", "current"  # phases of operations
+ARRIVING = "arriving"  # phase of an input of floats
 BATCH, LENGTH = "batch", "length"
 INPUT_TYPES = ("float", "int", "bool")
 DEFAULTS = ("ones", "zeros", "positions")
@@ -34,52 +36,51 @@ class Kind:
     Attributes:
         inputs: fewest and most; None for any number.
         parameters, optional: tensors that it needs, and those that it may have.
-        attributes: their names.
+        attributes: their names and types.
         phases: where it may stand.
-        linear: whether it does to changes what it does to values.
     """
 
     inputs: tuple[int, int | None] = (1, 1)
     parameters: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    attributes: tuple[str, ...] = ()
+    attributes: dict[str, type | UnionType] = field(default_factory=dict)
     phases: tuple[str, ...] = (CURRENT,)
-    linear: bool = False
 
 
+Number = int | float
 ANYWHERE = (STATIC, CURRENT)
 KINDS = {
     # what only constants and inputs go through, once
     "constant": Kind((0, 0), parameters=("value",), phases=(STATIC,)),
-    "full": Kind((0, 0), attributes=("value",), phases=(STATIC,)),
+    "full": Kind((0, 0), attributes={"value": Number}, phases=(STATIC,)),
     "embedding": Kind(parameters=("weight",), phases=(STATIC,)),
-    "masked_fill": Kind((2, 2), attributes=("value",), phases=(STATIC,)),
+    "masked_fill": Kind((2, 2), attributes={"value": Number}, phases=(STATIC,)),
     "logical_not": Kind(phases=(STATIC,)),
     # affine maps
     "linear": Kind(parameters=("weight",), optional=("bias", "weight_scale")),
     "conv2d": Kind(
         parameters=("weight",),
         optional=("bias", "weight_scale"),
-        attributes=("stride", "padding", "dilation", "groups"),
+        attributes={"stride": list, "padding": list, "dilation": list, "groups": int},
     ),
-    # linear maps without parameters
-    "add": Kind((2, 2), phases=ANYWHERE, linear=True),
-    "scale": Kind(attributes=("factor",), phases=ANYWHERE, linear=True),
-    "reshape": Kind(phases=ANYWHERE, linear=True),
-    "broadcast": Kind(phases=ANYWHERE, linear=True),
-    "permute": Kind(attributes=("axes",), phases=ANYWHERE, linear=True),
-    "index": Kind(attributes=("index",), phases=ANYWHERE, linear=True),
-    "concatenate": Kind((1, None), attributes=("axis",), phases=ANYWHERE, linear=True),
-    "mean": Kind(attributes=("axes", "keep"), phases=ANYWHERE, linear=True),
-    "sum": Kind(attributes=("axes", "keep"), phases=ANYWHERE, linear=True),
-    "roll": Kind(attributes=("shifts", "axes"), phases=ANYWHERE, linear=True),
-    "first_token": Kind((2, 2), linear=True),
+    # linear maps without parameters, which do to changes what they do to values
+    "add": Kind((2, 2), phases=ANYWHERE),
+    "scale": Kind(attributes={"factor": Number}, phases=ANYWHERE),
+    "reshape": Kind(phases=ANYWHERE),
+    "broadcast": Kind(phases=ANYWHERE),
+    "permute": Kind(attributes={"axes": list}, phases=ANYWHERE),
+    "index": Kind(attributes={"index": list}, phases=ANYWHERE),
+    "concatenate": Kind((1, None), attributes={"axis": int}, phases=ANYWHERE),
+    "mean": Kind(attributes={"axes": list, "keep": bool}, phases=ANYWHERE),
+    "sum": Kind(attributes={"axes": list, "keep": bool}, phases=ANYWHERE),
+    "roll": Kind(attributes={"shifts": list, "axes": list}, phases=ANYWHERE),
+    "first_token": Kind((2, 2)),
     # what needs memory of what came before
     "static": Kind(),
     "matmul": Kind((2, 2)),
     "softmax": Kind(),
     "tanh": Kind(),
-    "layer_norm": Kind(optional=("weight", "bias"), attributes=("eps",), phases=ANYWHERE),
+    "layer_norm": Kind(optional=("weight", "bias"), attributes={"eps": Number}, phases=ANYWHERE),
     "fire": Kind((1, 2)),
 }
 
@@ -193,12 +194,14 @@ def load_spike_graph(folder: str | os.PathLike) -> SpikeGraph:
         raise SpikeGraphError(f"{folder / GRAPH_FILE}: format is not {FORMAT!r}.")
     if content.get("version") != VERSION:
         raise SpikeGraphError(
-            f"version of {folder / GRAPH_FILE} is {content.get('version')!r}, and this reader knows {VERSION}: read it "
-            "with the spikezip_hf that wrote it, or write the graph again."
+            f"version of {folder / GRAPH_FILE} is {content.get('version')!r}, and this reader knows {VERSION}: read "
+            "it with the spikezip_hf that wrote it, or write the graph again."
         )
     data = (folder / TENSORS_FILE).read_bytes()
     if hashlib.sha256(data).hexdigest() != content.get("tensors_sha256"):
-        raise SpikeGraphError(f"tensors_sha256 is not that of {TENSORS_FILE}: the file is damaged, or of another graph.")
+        raise SpikeGraphError(
+            f"tensors_sha256 is not that of {TENSORS_FILE}: the file is damaged, or of another graph."
+        )
     try:
         tensors = load_tensors(data)
     except SafetensorError as error:
@@ -214,14 +217,16 @@ def load_spike_graph(folder: str | os.PathLike) -> SpikeGraph:
             raise SpikeGraphError(f"tensors: {name!r} is {found} in {TENSORS_FILE}, and {entry} in {GRAPH_FILE}.")
     graph = SpikeGraph(
         **{name: plain_field(content, name, kind) for name, kind in PLAIN_FIELDS.items()},
-        **{name: objects(content, name, kind) for name, kind in OBJECTS.items()},
+        inputs=objects(content, "inputs", Input),
+        operations=objects(content, "operations", Operation),
+        neurons=objects(content, "neurons", Neurons),
         tensors=tensors,
     )
     graph.check()
     return graph
 
 
-PLAIN_FIELDS = {
+PLAIN_FIELDS: dict[str, Any] = {
     "network": str,
     "made_by": str,
     "quantization_levels": int,
@@ -230,7 +235,6 @@ PLAIN_FIELDS = {
     "firing_schedule": str,
     "outputs": dict,
 }
-OBJECTS = {"inputs": Input, "operations": Operation, "neurons": Neurons}
 
 
 def plain_field(content: dict, name: str, kind: type):
@@ -245,8 +249,12 @@ def objects(content: dict, name: str, kind: type) -> list:
     for number, item in enumerate(plain_field(content, name, list)):
         try:
             made.append(kind(**item))
-        except TypeError as error:
+        except TypeError as error:  # fields that are missing or too many
             raise SpikeGraphError(f"{name}[{number}]: {str(error).replace('.__init__()', '')}.") from error
+        for own in fields(kind):
+            wanted: Any = get_origin(own.type) if get_origin(own.type) in (list, dict) else own.type
+            if not isinstance(getattr(made[-1], own.name), wanted):
+                raise SpikeGraphError(f"{name}[{number}]: {own.name} is {getattr(made[-1], own.name)!r}.")
     return made
 
 
@@ -261,7 +269,7 @@ def check_graph(graph: SpikeGraph) -> None:
             raise SpikeGraphError(f"inputs: type of {given.name!r} is {given.type!r}, not one of {INPUT_TYPES}.")
         if given.default is not None and given.default.get("rule") not in DEFAULTS:
             raise SpikeGraphError(f"inputs: default of {given.name!r} is {given.default!r}, whose rule is unknown.")
-        known[given.name] = (given.shape, STATIC)
+        known[given.name] = (given.shape, ARRIVING if given.type == "float" else STATIC)
     neurons = {item.name: item for item in graph.neurons}
     fired = [operation.name for operation in graph.operations if operation.kind == "fire"]
     if list(neurons) != fired:
@@ -286,14 +294,19 @@ def check_operation(operation: Operation, known: dict, tensors: dict[str, np.nda
     fewest, most = kind.inputs
     if len(operation.inputs) < fewest or (most is not None and len(operation.inputs) > most):
         raise SpikeGraphError(f"{where}: {operation.kind} has {len(operation.inputs)} inputs.")
-    for name in operation.inputs:
+    for number, name in enumerate(operation.inputs):
         if name not in known:
             raise SpikeGraphError(f"{where}: inputs has {name!r}, which no earlier operation gives.")
+        if known[name][1] not in phases_of_input(operation, number):
+            raise SpikeGraphError(f"{where}: inputs has {name!r}, of phase {known[name][1]!r}, which it cannot take.")
+    for size in operation.shape:
+        if size not in (BATCH, LENGTH) and not (isinstance(size, int) and size > 0):
+            raise SpikeGraphError(f"{where}: shape has {size!r}, which is no size.")
     if operation.phase not in kind.phases:
         raise SpikeGraphError(f"{where}: phase is {operation.phase!r}; {operation.kind} has {kind.phases}.")
-    for name in kind.attributes:
-        if name not in operation.attributes:
-            raise SpikeGraphError(f"{where}: attributes lacks {name!r}.")
+    for name, type_ in kind.attributes.items():
+        if not isinstance(operation.attributes.get(name), type_):
+            raise SpikeGraphError(f"{where}: attributes has no {name!r}, or one of another type.")
     for name in (*kind.parameters, *operation.parameters):
         if name not in operation.parameters or name not in (*kind.parameters, *kind.optional):
             raise SpikeGraphError(f"{where}: parameters has {list(operation.parameters)}, which does not fit.")
@@ -307,6 +320,16 @@ def check_operation(operation: Operation, known: dict, tensors: dict[str, np.nda
                 raise SpikeGraphError(f"{where}: shape of {name} is {list(found)}, and should be {shape}.")
     if "weight_scale" in operation.parameters and tensors[operation.parameters["weight"]].dtype != np.int8:
         raise SpikeGraphError(f"{where}: weight is not int8, and has a weight_scale.")
+
+
+def phases_of_input(operation: Operation, number: int) -> tuple[str, ...]:
+    """What an operation may take as its input of this number, from 0."""
+    if operation.phase == STATIC or operation.kind == "static":
+        return (STATIC,)
+    if operation.kind in ("linear", "conv2d"):
+        return (CURRENT, ARRIVING)
+    mask = operation.kind in ("fire", "first_token") and number == 1
+    return (STATIC,) if mask else (CURRENT,)
 
 
 def parameter_shapes(operation: Operation, known: dict) -> dict[str, list]:

@@ -38,11 +38,13 @@ class Trace:
         operations: in the order in which they were done; shapes are those of the pass.
         tensors: {name: tensor}, their parameters and constants.
         nodes: {node name: node}, in network order.
+        thresholds: {node name: name of a tensor}.
     """
 
     operations: list[Operation] = field(default_factory=list)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     nodes: dict[str, LSQQuantizer] = field(default_factory=dict)
+    thresholds: dict[str, str] = field(default_factory=dict)
 
 
 class Traced(torch.Tensor):
@@ -74,7 +76,7 @@ class Recorder:
 
     def __init__(self, parameters: dict[str, torch.Tensor]):
         self.trace = Trace()
-        self.names = {(p.data_ptr(), p.numel()): name for name, p in parameters.items()}
+        self.names = {identity(p): name for name, p in parameters.items()}
         self.answers: list[torch.Tensor] = []  # of questions, which are no constants; kept, or memory is used again
         self.taken: dict[str, int] = {}
 
@@ -93,14 +95,10 @@ class Recorder:
         if self.taken[name] > 1:
             name = f"{name}:{self.taken[name]}"
         given = {key: x for key, x in (parameters or {}).items() if x is not None}
-        own = {key: f"{name}.{key}" for key in given}
-        if kind in ("embedding", "constant"):  # parameters of the network under their own name
-            own = {key: self.names.get((x.data_ptr(), x.numel()), own[key]) for key, x in given.items()}
+        own = {key: self.names.get(identity(x), f"{name}.{key}") for key, x in given.items()}
         self.trace.tensors.update({own[key]: x.detach() for key, x in given.items()})
         names = [x.operation for x in inputs]
-        self.trace.operations.append(
-            Operation(name, kind, names, list(result.shape), phase, attributes or {}, own)
-        )
+        self.trace.operations.append(Operation(name, kind, names, list(result.shape), phase, attributes or {}, own))
         traced = plain(result).as_subclass(Traced)
         traced.operation, traced.phase, traced.recorder = name, phase, self
         return traced
@@ -112,7 +110,7 @@ class Recorder:
         size = x.shape
         repeated = x.dim() > 0 and size[0] > 1 and x.stride(0) == 0
         x = x[:1] if repeated else x
-        name = self.names.get((x.data_ptr(), x.numel()))
+        name = self.names.get(identity(x))
         if name is None and x.numel() and bool((x == x.flatten()[0]).all()):
             return self.record("full", "full", [], x.expand(size), STATIC, {"value": x.flatten()[0].item()})
         known = self.record(name or "constant", "constant", [], x, STATIC, {}, {"value": x})
@@ -127,7 +125,8 @@ class Recorder:
         with torch._C.DisableTorchFunctionSubclass():
             result = function(*args, **kwargs)
         name = function.__name__
-        if name == "__get__":  # shape, dtype and so on
+        name = name.strip("_") if name.startswith("__") else name
+        if name == "get":  # shape, dtype and so on
             name = function.__self__.__name__  # type: ignore[attr-defined]
             if not isinstance(result, torch.Tensor):
                 return result
@@ -163,8 +162,13 @@ def plain(x: torch.Tensor) -> torch.Tensor:
     return x.as_subclass(torch.Tensor)
 
 
+def identity(x: torch.Tensor) -> tuple:
+    """What tells a tensor from any other that is alive: where it lies, and how."""
+    return x.data_ptr(), tuple(x.shape), tuple(step for step, size in zip(x.stride(), x.shape) if size > 1)
+
+
 # Functions of which the network asks something about sizes and types, or about inputs in order to check them.
-SIZES = {"size", "dim", "numel", "is_floating_point", "__len__", "stride", "is_contiguous"}
+SIZES = {"size", "dim", "numel", "is_floating_point", "len", "stride", "is_contiguous"}
 QUESTIONS = {"eq", "all", "any", "min", "max"}
 # What distributes over sums, and so acts on changes as it does on values.
 LINEAR = {"add", "scale", "reshape", "permute", "index", "concatenate", "broadcast", "mean", "sum", "roll"}
@@ -294,8 +298,8 @@ RULES: dict[str, Callable] = {
     "to": rule_to,
     "ne": rule_ne,
     "dropout": rule_dropout,
-    **dict.fromkeys(("add", "__radd__"), rule_add),
-    **dict.fromkeys(("mul", "__rmul__"), rule_mul),
+    **dict.fromkeys(("add", "radd"), rule_add),
+    **dict.fromkeys(("mul", "rmul"), rule_mul),
     **dict.fromkeys(("reshape", "view", "flatten", "unflatten", "squeeze", "unsqueeze"), rule_reshape),
     **dict.fromkeys(("expand", "expand_as"), rule_broadcast),
     "transpose": rule_transpose,
@@ -304,9 +308,9 @@ RULES: dict[str, Callable] = {
     "mean": rule_reduce("mean"),
     "sum": rule_reduce("sum"),
     "roll": rule_roll,
-    "__getitem__": rule_index,
+    "getitem": rule_index,
     "masked_fill": rule_masked_fill,
-    **dict.fromkeys(("__invert__", "bitwise_not", "logical_not"), rule_not),
+    **dict.fromkeys(("invert", "bitwise_not", "logical_not"), rule_not),
     "embedding": rule_embedding,
     "layer_norm": rule_layer_norm,
 }
@@ -377,9 +381,11 @@ class TracingEngine(QuantEngine):
         return self.operation("first_token", "first_token", plain(x)[:, 0], x, self.tokens)
 
     def fire(self, node, current):
-        if node.name in self.recorder.trace.nodes:
+        trace = self.recorder.trace
+        if node.name in trace.nodes:
             raise UntraceableError(f"{node.name} fires twice in a pass: its neurons would be two populations.")
-        self.recorder.trace.nodes[node.name] = node
+        trace.nodes[node.name] = node
+        trace.thresholds[node.name] = f"{node.name}.threshold"
+        trace.tensors[trace.thresholds[node.name]] = node.threshold(current.dtype)
         silenced = [] if self.tokens is None or current.dim() < 3 else [self.tokens]
-        self.recorder.trace.tensors[f"{node.name}.threshold"] = node.threshold(current.dtype)
         return self.operation(node.name, "fire", node(plain(current)), current, *silenced)
