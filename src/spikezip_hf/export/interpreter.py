@@ -263,7 +263,9 @@ def main(arguments: list[str]) -> None:
     folder, inputs, results = arguments
     with np.load(inputs) as given:
         done = run(load_spike_graph(folder), dict(given))
-    arrays = {f"{field}/{name}": x for field in ("outputs", "spikes", "levels") for name, x in vars(done)[field].items()}
+    arrays = {
+        f"{field}/{name}": x for field in ("outputs", "spikes", "levels") for name, x in vars(done)[field].items()
+    }
     np.savez(results, equilibrium_step=done.equilibrium_step, **arrays)
 
 

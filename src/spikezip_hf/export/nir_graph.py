@@ -12,9 +12,9 @@ closed list of nodes, and files with any other cannot be read. It has no word fo
   (`static`), and changes of order and shape other than flattening.
 
 Each product of these networks stands between neurons, so that every affine map is a graph of its own: none of them
-meets another, or a residual addition, without something between that NIR cannot say. Such a graph is good for carrying weights into a tool that reads
-NIR, layer by layer, or for checking its linear algebra. It is no spiking network; that is in the spike graph
-(`SPIKE_GRAPH.md`).
+meets another, or a residual addition, without something between that NIR cannot say. Such a graph is good for carrying
+weights into a tool that reads NIR, layer by layer, or for checking its linear algebra. It is no spiking network; that
+is in the spike graph (`SPIKE_GRAPH.md`).
 
 A map is y = W x + b on accumulated values. On the spikes of one step it is W x alone, and b is a current that comes
 once, at the first step.

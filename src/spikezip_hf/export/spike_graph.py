@@ -294,6 +294,8 @@ def check_operation(operation: Operation, known: dict, tensors: dict[str, np.nda
     fewest, most = kind.inputs
     if len(operation.inputs) < fewest or (most is not None and len(operation.inputs) > most):
         raise SpikeGraphError(f"{where}: {operation.kind} has {len(operation.inputs)} inputs.")
+    if operation.phase not in kind.phases:
+        raise SpikeGraphError(f"{where}: phase is {operation.phase!r}; {operation.kind} has {kind.phases}.")
     for number, name in enumerate(operation.inputs):
         if name not in known:
             raise SpikeGraphError(f"{where}: inputs has {name!r}, which no earlier operation gives.")
@@ -302,8 +304,6 @@ def check_operation(operation: Operation, known: dict, tensors: dict[str, np.nda
     for size in operation.shape:
         if size not in (BATCH, LENGTH) and not (isinstance(size, int) and size > 0):
             raise SpikeGraphError(f"{where}: shape has {size!r}, which is no size.")
-    if operation.phase not in kind.phases:
-        raise SpikeGraphError(f"{where}: phase is {operation.phase!r}; {operation.kind} has {kind.phases}.")
     for name, type_ in kind.attributes.items():
         if not isinstance(operation.attributes.get(name), type_):
             raise SpikeGraphError(f"{where}: attributes has no {name!r}, or one of another type.")
