@@ -15,6 +15,8 @@ import numpy as np
 from .spike_graph import BATCH, CURRENT, STATIC, Input, Neurons, Operation, SpikeGraph, load_spike_graph
 
 Array = np.ndarray
+# What does one thing to changes and another to accumulated values: methods of the interpreters.
+TWO_FORMS = ("linear", "conv2d", "static", "matmul", "softmax", "tanh", "layer_norm", "fire")
 
 
 @dataclass
@@ -76,9 +78,8 @@ class Interpreter:
         inputs = [self.values[name] for name in operation.inputs]
         if operation.kind in ("linear", "conv2d") and operation.inputs[0] in self.given:
             inputs[0] = self.arriving(inputs[0])
-        rule = getattr(self, operation.kind, None) if operation.phase == CURRENT else None
-        if rule is not None:
-            return rule(operation, *inputs)
+        if operation.phase == CURRENT and operation.kind in TWO_FORMS:
+            return getattr(self, operation.kind)(operation, *inputs)
         shape = [self.sizes.get(size, size) for size in operation.shape]
         parameters = {name: self.tensor(operation, name) for name in operation.parameters}
         return RULES[operation.kind](*inputs, shape=shape, **parameters, **operation.attributes)
@@ -111,6 +112,20 @@ class Interpreter:
     def conv2d(self, operation: Operation, x: Array) -> Array:
         bias = np.asarray(self.bias(operation))
         return convolve(x, self.weight(operation), **operation.attributes) + bias.reshape(-1, 1, 1)
+
+    def function(self, operation: Operation, x: Array, f: Callable[[Array], Array]) -> Array:
+        """A function of what has come."""
+        raise NotImplementedError
+
+    def softmax(self, operation: Operation, x: Array) -> Array:
+        return self.function(operation, x, softmax)
+
+    def tanh(self, operation: Operation, x: Array) -> Array:
+        return self.function(operation, x, np.tanh)
+
+    def layer_norm(self, operation: Operation, x: Array) -> Array:
+        weight, bias, eps = *(self.tensor(operation, name) for name in ("weight", "bias")), operation.attributes["eps"]
+        return self.function(operation, x, lambda total: layer_norm(total, weight, bias, eps))
 
     def may_fire(self, neurons: Neurons, pending: Array) -> Array:
         """Spikes of this step of those that are pending: at most k, and what the gates of the schedule let through."""
@@ -155,25 +170,13 @@ class EventInterpreter(Interpreter):
         total[1] = total[1] + b
         return total[0] @ b + a @ total[1] - a @ b
 
-    def differential(self, operation, x, function: Callable[[Array], Array]):
-        """Eq. 5: the change of a function of the accumulated input."""
+    def function(self, operation, x, f):
+        """Eq. 5: its change."""
         total, last = self.memory.get(operation.name, (np.zeros_like(x), np.zeros(())))
         total = total + x
-        output = function(total)
+        output = f(total)
         self.memory[operation.name] = [total, output]
         return output - last
-
-    def softmax(self, operation, x):
-        return self.differential(operation, x, softmax)
-
-    def tanh(self, operation, x):
-        return self.differential(operation, x, np.tanh)
-
-    def layer_norm(self, operation, x):
-        weight, bias = self.tensor(operation, "weight"), self.tensor(operation, "bias")
-        return self.differential(
-            operation, x, lambda total: layer_norm(total, weight, bias, operation.attributes["eps"])
-        )
 
     def fire(self, operation, current, tokens=None):
         """Eq. 1: integrate, fire, reset by subtraction."""
@@ -204,6 +207,9 @@ class CumulativeInterpreter(Interpreter):
 
     def matmul(self, operation, a, b):
         return a @ b
+
+    def function(self, operation, x, f):
+        return f(x)
 
     def fire(self, operation, current, tokens=None):
         """A neuron goes towards the level of its accumulated input."""
@@ -283,8 +289,9 @@ def complete(wanted: list[Input], given: dict[str, Array]) -> tuple[dict[str, Ar
             if item.type == "float" and x.ndim == len(item.shape):
                 x = x[:, None]
             shape = x.shape[:1] + x.shape[2:] if item.type == "float" else x.shape
-            for size, named in zip(shape, item.shape):
-                sizes.setdefault(named, size) if isinstance(named, str) else None
+            for named, size in zip(item.shape, shape):
+                if isinstance(named, str):
+                    sizes.setdefault(named, size)
             if list(shape) != [sizes.get(size, size) for size in item.shape]:
                 raise ValueError(f"{item.name} must be {item.shape}, got {list(np.shape(given[item.name]))}.")
         elif item.default is None:
@@ -307,10 +314,10 @@ def default(item: Input, shape: list[int], inputs: dict[str, Array]) -> Array:
 
 def silenced(current: Array, tokens: Array) -> Array:
     """Nothing at positions of padding, the last axis but one."""
-    return current * tokens.reshape(len(tokens), *(1,) * (current.ndim - 3), -1, 1)
+    return np.where(tokens.reshape(len(tokens), *(1,) * (current.ndim - 3), -1, 1), current, 0.0)
 
 
-def softmax(x: Array, **_) -> Array:
+def softmax(x: Array) -> Array:
     e = np.exp(x - x.max(-1, keepdims=True))
     return e / e.sum(-1, keepdims=True)
 
@@ -360,8 +367,6 @@ RULES: dict[str, Callable[..., Any]] = {
     "sum": lambda x, axes, keep, shape: x.sum(tuple(axes), keepdims=keep),
     "roll": lambda x, shifts, axes, shape: np.roll(x, shifts, axes),
     "first_token": lambda x, tokens, shape: x[np.arange(len(x)), tokens.argmax(1)],
-    "softmax": softmax,
-    "tanh": lambda x, shape: np.tanh(x),
     "layer_norm": layer_norm,
 }
 

@@ -267,8 +267,12 @@ def check_graph(graph: SpikeGraph) -> None:
     for given in graph.inputs:
         if given.type not in INPUT_TYPES:
             raise SpikeGraphError(f"inputs: type of {given.name!r} is {given.type!r}, not one of {INPUT_TYPES}.")
-        if given.default is not None and given.default.get("rule") not in DEFAULTS:
+        default = given.default or {}
+        rule = default.get("rule")
+        if given.default is not None and rule not in DEFAULTS:
             raise SpikeGraphError(f"inputs: default of {given.name!r} is {given.default!r}, whose rule is unknown.")
+        if rule == "positions" and ("attention_mask" not in known or "first" not in default):
+            raise SpikeGraphError(f"inputs: default of {given.name!r} needs 'first', and an attention_mask before it.")
         known[given.name] = (given.shape, ARRIVING if given.type == "float" else STATIC)
     neurons = {item.name: item for item in graph.neurons}
     fired = [operation.name for operation in graph.operations if operation.kind == "fire"]

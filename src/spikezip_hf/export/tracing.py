@@ -142,7 +142,10 @@ class Recorder:
                 f"The network calls torch's {name}() between two primitives, and a spike graph has no word for it. It "
                 f"knows {', '.join(sorted(RULES))}; more are made in spikezip_hf/export/tracing.py."
             )
-        said = RULES[name](*args, **kwargs)
+        try:
+            said = RULES[name](*args, **kwargs)
+        except TypeError as error:  # arguments that a rule does not foresee
+            raise no_word(f"{name}() as it is called here ({error})") from error
         if isinstance(said, torch.Tensor):
             return said
         kind, operands, attributes, parameters = (*said, {})[:4]
@@ -156,6 +159,8 @@ class Recorder:
         phase = phases.pop()
         if phase == CURRENT and kind not in LINEAR:
             raise UntraceableError(f"{name}() is not linear, and acts on a current: use engine.apply.")
+        if phase == CURRENT and result.dtype != operands[0].dtype:
+            raise no_word(f"A change of a tensor's type by {name}()")
         inputs = [x if isinstance(x, Traced) else self.constant(torch.as_tensor(x)) for x in operands]
         return self.record(kind, kind, inputs, result, phase, attributes, parameters)
 
