@@ -127,7 +127,8 @@ def traced(function, *shapes, start="static", batches=(2, 3)):
 def test_windows_of_an_image():
     """Shifted windows, and their merging, as a Swin Transformer has them."""
 
-    def windows(engine, x):  # (rows, 4, 4, 8)
+    def windows(engine, x):  # (rows, 3, 4, 8)
+        x = nn.functional.pad(x, (0, 0, 0, 0, 0, 1))
         x = (
             x.roll((-1, -1), (1, 2))
             .view(x.shape[0], 2, 2, 2, 2, 8)
@@ -139,9 +140,10 @@ def test_windows_of_an_image():
         x = torch.cat([x[:, 0::2, 0::2], x[:, 1::2, ..., 1::2, :]], dim=-1)
         return x.flatten(1, 2).mean(1)
 
-    operations = traced(windows, (4, 4, 8))
+    operations = traced(windows, (3, 4, 8))
     assert [operation.kind for operation in operations].count("reshape") == 7
-    assert operations[1].attributes == {"shifts": [-1, -1], "axes": [1, 2]}
+    assert operations[1].attributes == {"pads": [[0, 0], [0, 1], [0, 0], [0, 0]]}
+    assert operations[2].attributes == {"shifts": [-1, -1], "axes": [1, 2]}
     index = next(
         operation for operation in operations if operation.attributes.get("index", [0])[-1] == [None, None, None]
     )
@@ -163,6 +165,7 @@ def test_windows_of_an_image():
         (lambda engine, x: nn.functional.layer_norm(x, (4,)), "use engine.apply"),
         (lambda engine, x: nn.functional.dropout(x, 0.1, training=True), "Dropout in training"),
         (lambda engine, x: x[torch.tensor([0])], "Indexing by Tensor"),
+        (lambda engine, x: nn.functional.pad(x, (1, -1)), "pad.. by other than zeros"),
         (lambda engine, x: x.view(torch.int32), "change of a tensor's type by view"),
         (lambda engine, x: torch.add(x, x, alpha=2), "add.. with alpha"),
         (lambda engine, x: torch.add(input=x, other=x), "add.. as it is called here"),

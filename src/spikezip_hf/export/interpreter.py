@@ -62,8 +62,8 @@ class Interpreter:
         self.at_target: dict[str, Array] = {}
         self.given, self.sizes = complete(graph.inputs, inputs)
         self.values: dict[str, Array] = dict(self.given)
-        arriving = [self.given[item.name].shape[1] for item in graph.inputs if item.type == "float"]
-        self.input_steps = max(arriving, default=1)
+        self.currents = [item.name for item in graph.inputs if item.type == "float"]
+        self.input_steps = max((self.given[name].shape[1] for name in self.currents), default=1)
         for operation in graph.operations:
             if operation.phase == STATIC:
                 self.values[operation.name] = self.apply(operation)
@@ -76,8 +76,6 @@ class Interpreter:
     def apply(self, operation: Operation) -> Array:
         """The result of an operation on the present values of its inputs."""
         inputs = [self.values[name] for name in operation.inputs]
-        if operation.kind in ("linear", "conv2d") and operation.inputs[0] in self.given:
-            inputs[0] = self.arriving(inputs[0])
         if operation.phase == CURRENT and operation.kind in TWO_FORMS:
             return getattr(self, operation.kind)(operation, *inputs)
         shape = [self.sizes.get(size, size) for size in operation.shape]
@@ -87,6 +85,8 @@ class Interpreter:
     def step(self) -> dict[str, Array]:
         """Run one step: {neurons: (B, ...) spikes, whole numbers with a sign}."""
         self.step_number += 1
+        for name in self.currents:
+            self.values[name] = self.arriving(self.given[name])
         for operation in self.graph.operations:
             if operation.phase == CURRENT:
                 self.values[operation.name] = self.apply(operation)
@@ -99,7 +99,7 @@ class Interpreter:
         return weight if scale is None else weight * scale.reshape(-1, *(1,) * (weight.ndim - 1))
 
     def arriving(self, x: Array) -> Array:
-        """What counts in this step of an input, (B, F, ...)."""
+        """What counts in this step of a current, (B, F, ...)."""
         raise NotImplementedError
 
     def bias(self, operation: Operation) -> Array | float:
@@ -365,6 +365,7 @@ RULES: dict[str, Callable[..., Any]] = {
     "concatenate": lambda *x, axis, shape: np.concatenate(x, axis),
     "mean": lambda x, axes, keep, shape: x.mean(tuple(axes), keepdims=keep),
     "sum": lambda x, axes, keep, shape: x.sum(tuple(axes), keepdims=keep),
+    "pad": lambda x, pads, shape: np.pad(x, pads),
     "roll": lambda x, shifts, axes, shape: np.roll(x, shifts, axes),
     "first_token": lambda x, tokens, shape: x[np.arange(len(x)), tokens.argmax(1)],
     "layer_norm": layer_norm,

@@ -15,6 +15,7 @@ from ..models.modeling_quantization import SpikePreTrainedModel
 from ..models.version import __version__
 from .spike_graph import (
     BATCH,
+    CURRENT,
     GRAPH_FILE,
     LENGTH,
     STATIC,
@@ -147,7 +148,8 @@ def traced_pass(snn, inputs: dict[str, torch.Tensor]) -> tuple[Trace, dict[str, 
 
 def as_input(name: str, x: torch.Tensor, recorder: Recorder) -> Traced:
     traced = x.as_subclass(Traced)
-    traced.operation, traced.phase, traced.recorder = name, STATIC, recorder
+    traced.operation, traced.recorder = name, recorder
+    traced.phase = CURRENT if x.is_floating_point() else STATIC
     return traced
 
 

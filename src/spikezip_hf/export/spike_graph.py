@@ -19,7 +19,6 @@ from safetensors.numpy import load as load_tensors
 FORMAT, VERSION = "spikezip_hf spike graph", 1
 GRAPH_FILE, TENSORS_FILE = "spike_graph.json", "spike_graph.safetensors"
 STATIC, CURRENT = "static", "current"  # phases of operations
-ARRIVING = "arriving"  # phase of an input of floats
 BATCH, LENGTH = "batch", "length"
 INPUT_TYPES = ("float", "int", "bool")
 DEFAULTS = ("ones", "zeros", "positions")
@@ -73,6 +72,7 @@ KINDS = {
     "concatenate": Kind((1, None), attributes={"axis": int}, phases=ANYWHERE),
     "mean": Kind(attributes={"axes": list, "keep": bool}, phases=ANYWHERE),
     "sum": Kind(attributes={"axes": list, "keep": bool}, phases=ANYWHERE),
+    "pad": Kind(attributes={"pads": list}, phases=ANYWHERE),
     "roll": Kind(attributes={"shifts": list, "axes": list}, phases=ANYWHERE),
     "first_token": Kind((2, 2)),
     # what needs memory of what came before
@@ -273,7 +273,7 @@ def check_graph(graph: SpikeGraph) -> None:
             raise SpikeGraphError(f"inputs: default of {given.name!r} is {given.default!r}, whose rule is unknown.")
         if rule == "positions" and ("attention_mask" not in known or "first" not in default):
             raise SpikeGraphError(f"inputs: default of {given.name!r} needs 'first', and an attention_mask before it.")
-        known[given.name] = (given.shape, ARRIVING if given.type == "float" else STATIC)
+        known[given.name] = (given.shape, CURRENT if given.type == "float" else STATIC)
     neurons = {item.name: item for item in graph.neurons}
     fired = [operation.name for operation in graph.operations if operation.kind == "fire"]
     if list(neurons) != fired:
@@ -303,7 +303,7 @@ def check_operation(operation: Operation, known: dict, tensors: dict[str, np.nda
     for number, name in enumerate(operation.inputs):
         if name not in known:
             raise SpikeGraphError(f"{where}: inputs has {name!r}, which no earlier operation gives.")
-        if known[name][1] not in phases_of_input(operation, number):
+        if known[name][1] != phase_of_input(operation, number):
             raise SpikeGraphError(f"{where}: inputs has {name!r}, of phase {known[name][1]!r}, which it cannot take.")
     for size in operation.shape:
         if size not in (BATCH, LENGTH) and not (isinstance(size, int) and size > 0):
@@ -326,14 +326,10 @@ def check_operation(operation: Operation, known: dict, tensors: dict[str, np.nda
         raise SpikeGraphError(f"{where}: weight is not int8, and has a weight_scale.")
 
 
-def phases_of_input(operation: Operation, number: int) -> tuple[str, ...]:
-    """What an operation may take as its input of this number, from 0."""
-    if operation.phase == STATIC or operation.kind == "static":
-        return (STATIC,)
-    if operation.kind in ("linear", "conv2d"):
-        return (CURRENT, ARRIVING)
+def phase_of_input(operation: Operation, number: int) -> str:
+    """What an operation takes as its input of this number, from 0."""
     mask = operation.kind in ("fire", "first_token") and number == 1
-    return (STATIC,) if mask else (CURRENT,)
+    return STATIC if operation.phase == STATIC or operation.kind == "static" or mask else CURRENT
 
 
 def parameter_shapes(operation: Operation, known: dict) -> dict[str, list]:

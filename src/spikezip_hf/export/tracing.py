@@ -52,7 +52,7 @@ class Traced(torch.Tensor):
 
     Attributes:
         operation: name of what gave it, an operation or an input.
-        phase: "static" ahead of `engine.static` and `engine.encode`, "current" behind them.
+        phase: "static" ahead of `engine.static`, "current" behind it, and of inputs of floats.
         recorder: what writes the pass down.
     """
 
@@ -178,7 +178,7 @@ def identity(x: torch.Tensor) -> tuple:
 SIZES = {"size", "dim", "numel", "is_floating_point", "len", "stride", "is_contiguous"}
 QUESTIONS = {"eq", "all", "any", "min", "max"}
 # What distributes over sums, and so acts on changes as it does on values.
-LINEAR = {"add", "scale", "reshape", "permute", "index", "concatenate", "broadcast", "mean", "sum", "roll"}
+LINEAR = {"add", "scale", "reshape", "permute", "index", "concatenate", "broadcast", "mean", "sum", "roll", "pad"}
 
 
 def no_word(what: str):
@@ -255,6 +255,13 @@ def rule_reduce(kind: str):
     return rule
 
 
+def rule_pad(x, pad, mode="constant", value=None):
+    if mode != "constant" or value or min(pad) < 0:
+        raise no_word("pad() by other than zeros beside")
+    pairs = [list(pair) for pair in zip(pad[::2], pad[1::2])][::-1]  # torch names them from the last axis on
+    return "pad", [x], {"pads": [[0, 0]] * (x.dim() - len(pairs)) + pairs}
+
+
 def rule_roll(x, shifts, dims=None):
     if dims is None:
         raise no_word("roll() without dims")
@@ -314,6 +321,7 @@ RULES: dict[str, Callable] = {
     **dict.fromkeys(("cat", "concat"), rule_cat),
     "mean": rule_reduce("mean"),
     "sum": rule_reduce("sum"),
+    "pad": rule_pad,
     "roll": rule_roll,
     "getitem": rule_index,
     "masked_fill": rule_masked_fill,
