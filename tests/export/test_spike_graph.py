@@ -236,8 +236,8 @@ def first(content, kind):
         (lambda c: first(c, "linear").update(inputs=[]), "linear has 0 inputs"),
         (lambda c: first(c, "linear").update(inputs=["nowhere"]), "'nowhere', which no earlier operation gives"),
         (
-            lambda c: first(c, "matmul").update(inputs=["pixel_values"] * 2),
-            "of phase 'arriving', which it cannot take",
+            lambda c: first(c, "linear").update(inputs=["embeddings.cls_token"]),
+            "of phase 'static', which it cannot take",
         ),
         (lambda c: first(c, "linear").update(phase="static"), "phase is 'static'"),
         (lambda c: first(c, "linear").update(shape=["batch", -1]), "shape has -1"),
