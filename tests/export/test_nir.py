@@ -8,7 +8,7 @@ nir = pytest.importorskip("nir")
 
 from spikezip_hf import QuantViTForImageClassification  # noqa: E402
 from spikezip_hf.export.network_graph import spike_graph  # noqa: E402
-from spikezip_hf.export.nir_graph import MAPS, SAYABLE, NIRError, maximal_nir_subgraphs, to_nir  # noqa: E402
+from spikezip_hf.export.nir_graph import MAPS, SAYABLE, NIRError, nir_subgraphs, to_nir  # noqa: E402
 from spikezip_hf.models.operators import Conv2d, Linear  # noqa: E402
 from tests.conftest import make_ann, make_batch, make_qann, make_text_qann, spiking_twin  # noqa: E402
 
@@ -34,7 +34,7 @@ def test_maps_through_a_file(weight_bits, tmp_path):
     qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=16, weight_bits=weight_bits)
     qann.calibrate([make_batch(qann)])
     modules = {module.name: module for module in qann.modules() if isinstance(module, Linear | Conv2d)}
-    graphs = maximal_nir_subgraphs(spiking_twin(qann))
+    graphs = nir_subgraphs(spiking_twin(qann))
     assert set(graphs) == set(modules)
     for name, graph in graphs.items():
         nir.write(tmp_path / "map.nir", graph)
@@ -56,7 +56,7 @@ def test_maps_through_a_file(weight_bits, tmp_path):
 
 @pytest.mark.parametrize("make", [make_qann, lambda: make_text_qann("bert"), lambda: make_text_qann("roberta")])
 def test_no_two_of_them_meet(make):
-    """So that one map is the most that NIR can say: whatever is next to it, NIR has no word for."""
+    """So that one map is the most that NIR can say of these: whatever is next to it, it has no word for."""
     graph = spike_graph(spiking_twin(make()))
     kinds = {operation.name: operation.kind for operation in graph.operations}
     for operation in graph.operations:

@@ -1,13 +1,12 @@
 """From a spiking model to a spike graph, and to its files."""
 
-import hashlib
 import os
 from dataclasses import replace
 from math import prod
 
 import numpy as np
 import torch
-from safetensors.numpy import save as save_tensors
+from safetensors.numpy import save_file
 
 from ..files import write_json
 from ..models.checkpoint_files import moved_in_whole
@@ -24,6 +23,7 @@ from .spike_graph import (
     Neurons,
     Operation,
     SpikeGraph,
+    sha256_of,
 )
 from .tracing import BATCHES, LENGTHS, Recorder, Trace, Traced, TracingEngine, UntraceableError, plain
 
@@ -40,9 +40,8 @@ def save_spike_graph(snn: SpikePreTrainedModel, folder: str | os.PathLike) -> Sp
     """
     graph = spike_graph(snn)
     with moved_in_whole(folder) as aside:
-        data = save_tensors(graph.tensors)
-        (aside / TENSORS_FILE).write_bytes(data)
-        write_json(aside / GRAPH_FILE, graph.to_dict(hashlib.sha256(data).hexdigest()))
+        save_file(graph.tensors, aside / TENSORS_FILE)
+        write_json(aside / GRAPH_FILE, graph.to_dict(sha256_of(aside / TENSORS_FILE)))
     return graph
 
 

@@ -11,10 +11,11 @@ closed list of nodes, and files with any other cannot be read. It has no word fo
 - **products of two signals** (`matmul`, SESA), **softmax**, **LayerNorm**, **tanh**, currents that come once
   (`static`), and changes of order and shape other than flattening.
 
-Each product of these networks stands between neurons, so that every affine map is a graph of its own: none of them
-meets another, or a residual addition, without something between that NIR cannot say. Such a graph is good for carrying
-weights into a tool that reads NIR, layer by layer, or for checking its linear algebra. It is no spiking network; that
-is in the spike graph (`SPIKE_GRAPH.md`).
+Each product of these networks stands between neurons, so that every affine map is a graph of its own: in ViT, BERT and
+RoBERTa none meets another, or a residual addition, without something between that NIR cannot say. (The mean of two
+heads, as DeiT has them, it could say; here they are two graphs.) Such a graph is good for carrying weights into a tool
+that reads NIR, layer by layer, or for checking its linear algebra. It is no spiking network; that is in the spike
+graph (`SPIKE_GRAPH.md`).
 
 A map is y = W x + b on accumulated values. On the spikes of one step it is W x alone, and b is a current that comes
 once, at the first step.
@@ -51,7 +52,7 @@ def to_nir(snn: SpikePreTrainedModel, subgraph: str | None = None) -> nir.NIRGra
     """One affine map of a network as a NIR graph; or, if none is named, what NIR cannot say of the network.
 
     Args:
-        subgraph: path of a Linear or Conv2d, as `maximal_nir_subgraphs` names it. None for the whole network, which
+        subgraph: path of a Linear or Conv2d, as `nir_subgraphs` names it. None for the whole network, which
             is refused: a spiking Transformer has neurons, at least, that NIR has no word for.
 
     Returns:
@@ -75,8 +76,8 @@ def to_nir(snn: SpikePreTrainedModel, subgraph: str | None = None) -> nir.NIRGra
     return as_nir(graph, operation)
 
 
-def maximal_nir_subgraphs(snn: SpikePreTrainedModel) -> dict[str, nir.NIRGraph]:
-    """Every part of a network that NIR can say, {path: graph}, in network order.
+def nir_subgraphs(snn: SpikePreTrainedModel) -> dict[str, nir.NIRGraph]:
+    """Every affine map of a network, {path: graph}, in network order.
 
     Raises:
         ValueError, TypeError: as `spike_graph`.
@@ -98,7 +99,7 @@ def remedy(graph: SpikeGraph) -> str:
     maps = [operation.name for operation in graph.operations if operation.kind in MAPS]
     return (
         f"It can say the affine maps, one at a time: subgraph={maps[0]!r} and {len(maps) - 1} others, see "
-        "maximal_nir_subgraphs. The whole network is what save_spike_graph writes."
+        "nir_subgraphs. The whole network is what save_spike_graph writes."
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, get_origin
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load as load_tensors
+from safetensors.numpy import load_file
 
 FORMAT, VERSION = "spikezip_hf spike graph", 1
 GRAPH_FILE, TENSORS_FILE = "spike_graph.json", "spike_graph.safetensors"
@@ -175,6 +175,15 @@ class SpikeGraph:
         check_graph(self)
 
 
+def sha256_of(path: Path) -> str:
+    """Of a whole file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def load_spike_graph(folder: str | os.PathLike) -> SpikeGraph:
     """Read a spike graph and check all of it.
 
@@ -197,13 +206,12 @@ def load_spike_graph(folder: str | os.PathLike) -> SpikeGraph:
             f"version of {folder / GRAPH_FILE} is {content.get('version')!r}, and this reader knows {VERSION}: read "
             "it with the spikezip_hf that wrote it, or write the graph again."
         )
-    data = (folder / TENSORS_FILE).read_bytes()
-    if hashlib.sha256(data).hexdigest() != content.get("tensors_sha256"):
+    if sha256_of(folder / TENSORS_FILE) != content.get("tensors_sha256"):
         raise SpikeGraphError(
             f"tensors_sha256 is not that of {TENSORS_FILE}: the file is damaged, or of another graph."
         )
     try:
-        tensors = load_tensors(data)
+        tensors = load_file(folder / TENSORS_FILE)
     except SafetensorError as error:
         raise SpikeGraphError(f"{folder / TENSORS_FILE} cannot be read: {error}.") from error
     listed = content.get("tensors")
