@@ -65,7 +65,7 @@ def interpreted(graph, batch: dict, form: str, steps: int) -> dict[str, np.ndarr
 
 
 def assert_same_spikes(snn, batch: dict, forms=FORMS, **arguments):
-    """Every neuron at every step, spikes, outputs and equilibrium steps; returns the last run of the interpreter."""
+    """Every neuron at every step; for the first form, which is returned, spikes, outputs and equilibrium steps, too."""
     graph = spike_graph(snn)
     steps = arguments.get("time_steps", snn.config.time_steps)
     for form in forms:
@@ -74,6 +74,8 @@ def assert_same_spikes(snn, batch: dict, forms=FORMS, **arguments):
         assert list(mine) == list(history) == [node.name for node in snn.nodes]
         for name, levels in mine.items():
             np.testing.assert_array_equal(levels, history[name], err_msg=f"{name}, {form}")
+        if form != forms[0]:
+            continue
         done = run(graph, arrays(batch), steps, form)
         counts = np.stack([spikes.sum(0) for spikes in done.spikes.values()], 1)
         np.testing.assert_array_equal(counts, expected.spike_counts.numpy())
@@ -143,17 +145,17 @@ def test_input_per_step():
     assert_same_spikes(snn, batch)
 
 
-@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize(
-    ("architecture", "fields"),
+    ("architecture", "side", "fields"),
     [
-        ("bert", {}),
-        ("bert", {"node_placement": "reference", "head_act": "tanh"}),
-        ("roberta", {"granularity": "mixed", "head_act": "tanh"}),
+        ("bert", "right", {}),
+        ("bert", "left", {"node_placement": "reference", "head_act": "tanh"}),
+        ("roberta", "left", {}),
+        ("roberta", "right", {"granularity": "mixed", "head_act": "tanh"}),
     ],
-    ids=["bert", "bert-reference-tanh", "roberta-mixed-tanh"],
+    ids=["bert", "bert-reference-tanh", "roberta", "roberta-mixed-tanh"],
 )
-def test_padded_texts(architecture, fields, side):
+def test_padded_texts(architecture, side, fields):
     snn = spiking_twin(make_text_qann(architecture, dtype=torch.float64, **fields), time_steps=32)
     assert_same_spikes(snn, make_texts(snn.config, [12, 7, 3], side=side, extra=2))
 

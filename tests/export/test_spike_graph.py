@@ -77,6 +77,13 @@ def test_texts_of_any_length():
     assert [operation.kind for operation in graph.operations].count("embedding") == 3
 
 
+def test_texts_that_are_too_short():
+    snn = spiking_twin(make_text_qann("bert"))
+    snn.config.max_position_embeddings = 3
+    with pytest.raises(UntraceableError, match="at most 3 tokens"):
+        spike_graph(snn)
+
+
 def test_weights_of_eight_bits():
     qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=16, weight_bits=8)
     qann.calibrate([make_batch(qann)])

@@ -103,8 +103,12 @@ def neurons_of(snn, trace: Trace, operations: list[Operation]) -> list[Neurons]:
 
 
 def lengths(snn) -> tuple[int, int]:
-    """Lengths of texts to trace with."""
-    longest = min(LENGTHS[1], getattr(snn, "max_tokens", LENGTHS[1]))
+    """Lengths of texts to trace with; networks of images make nothing of them."""
+    if snn.main_input_name != "input_ids":
+        return LENGTHS
+    longest = min(LENGTHS[1], snn.max_tokens)
+    if longest <= BATCHES[1]:
+        raise UntraceableError(f"Texts of at most {longest} tokens (max_position_embeddings) are too short to trace.")
     return longest - 1, longest
 
 
