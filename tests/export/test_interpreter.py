@@ -34,6 +34,11 @@ TOLERANCE = 1e-12
 FORMS = ("event", "cumulative")
 
 
+def few(snn) -> dict:
+    """Three samples."""
+    return {name: x[:3] for name, x in make_batch(snn).items()}
+
+
 def arrays(batch: dict) -> dict[str, np.ndarray]:
     return {name: x.numpy() for name, x in batch.items()}
 
@@ -65,7 +70,7 @@ def interpreted(graph, batch: dict, form: str, steps: int) -> dict[str, np.ndarr
 
 
 def assert_same_spikes(snn, batch: dict, forms=FORMS, **arguments):
-    """Every neuron at every step; for the first form, which is returned, spikes, outputs and equilibrium steps, too."""
+    """Every neuron at every step; for the first form, which is returned, spikes, outputs and equilibrium steps too."""
     graph = spike_graph(snn)
     steps = arguments.get("time_steps", snn.config.time_steps)
     for form in forms:
@@ -103,7 +108,7 @@ def eight_bits(ann, granularity="per_tensor"):
 @pytest.mark.parametrize("weight_bits", [None, 8])
 def test_vit(granularity, weight_bits):
     snn = vit(granularity, weight_bits, time_steps=32)
-    done = assert_same_spikes(snn, make_batch(snn))
+    done = assert_same_spikes(snn, few(snn))
     assert (done.equilibrium_step > 0).all()
 
 
@@ -127,14 +132,14 @@ def test_equilibrium_is_the_quantized_network():
 )
 def test_gates(fields):
     snn = vit(**fields)
-    done = assert_same_spikes(snn, make_batch(snn))
+    done = assert_same_spikes(snn, few(snn))
     assert (done.equilibrium_step > 0).all() == (fields["time_steps"] > 7)
 
 
 @pytest.mark.parametrize("schedule", ["coarse_to_fine", "nodewise"])
 def test_calibrated_schedules(schedule):
     snn = vit()
-    batch = make_batch(snn)
+    batch = few(snn)
     snn.calibrate_schedule([batch], schedule)
     assert_same_spikes(snn, batch, time_steps=40)
 
