@@ -97,7 +97,7 @@ class TestRefusals:
         )
         bert = BertForSequenceClassification(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
         for other in (deit, bert, make_qann()):
-            with pytest.raises(ValueError, match=f"ViTForImageClassification, got {type(other).__name__}"):
+            with pytest.raises(ValueError, match=f"ViTForImageClassification or .*, got {type(other).__name__}"):
                 QuantViTForImageClassification.from_ann(other)
 
     def test_subclass_with_its_own_forward(self):

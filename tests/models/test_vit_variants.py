@@ -1,4 +1,4 @@
-"""ViTs as timm and DeiT have them, beside transformers' own: pooling, tokens, positions, the place of the last norm."""
+"""ViTs as timm and DeiT have them: pooling, tokens, positions, the place of the last norm, sizes of images."""
 
 import pytest
 import torch

@@ -66,6 +66,14 @@ SPIKING_FIELDS = (
     "confidence_threshold",
     "chunk_steps",
 )
+# What a ViT of timm or DeiT may have otherwise than transformers' own.
+VIT_FIELDS = (
+    "pooling",
+    "use_class_token",
+    "use_distillation_token",
+    "norm_after_pooling",
+    "positions_of_patches_only",
+)
 # Fields that say what a trained network computes: to load it with others would make another network of it.
 NETWORK_FIELDS = (
     "quantization_levels",
@@ -73,11 +81,7 @@ NETWORK_FIELDS = (
     "weight_bits",
     "node_placement",
     "head_act",
-    "pooling",
-    "use_class_token",
-    "use_distillation_token",
-    "norm_after_pooling",
-    "positions_of_patches_only",
+    *VIT_FIELDS,
 )
 
 

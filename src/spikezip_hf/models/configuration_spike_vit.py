@@ -13,7 +13,7 @@ POOLINGS = ("class_token", "mean")
 
 
 @dataclass(kw_only=True, repr=False)
-class ViTFields:
+class ViTFields(QuantizationFields):
     """Fields of the Quant and Spike configs of ViT, for what timm's and DeiT's networks have beside transformers' ViT.
 
     Args:
@@ -39,7 +39,7 @@ class ViTFields:
         return int(self.use_class_token) + int(self.use_distillation_token)
 
     def check_fields(self) -> None:
-        super().check_fields()  # type: ignore[misc]
+        super().check_fields()
         check_choice("pooling", self.pooling, POOLINGS)
         if self.pooling == "class_token" and not self.use_class_token:
             raise ValueError('use_class_token is False, so there is none to read: set pooling="mean".')
@@ -51,8 +51,10 @@ class ViTFields:
 
 
 @strict
-class QuantViTConfig(ViTFields, QuantizationFields, ViTConfig):
-    """ViTConfig with the fields of `QuantizationFields` and `ViTFields`. `hidden_act` has to be "relu", its default here.
+class QuantViTConfig(ViTFields, ViTConfig):
+    """ViTConfig with the fields of `QuantizationFields` and `ViTFields`.
+
+    `hidden_act` has to be "relu", its default here.
 
     Raises:
         ValueError: a field of this library is out of range; the message names it.
