@@ -135,7 +135,7 @@ class TestRefusals:
     def test_activation_under_another_name(self):
         ann = make_ann(hidden_act="gelu")
         for layer in ann.vit.layers:
-            layer.mlp.act = layer.mlp.activation_fn
+            layer.mlp.gelu = layer.mlp.activation_fn
             del layer.mlp.activation_fn
         with pytest.raises(ValueError, match="hidden_act is 'gelu'; only ReLU becomes spikes"):
             QuantViTForImageClassification.from_ann(ann)

@@ -24,6 +24,7 @@ from transformers import (
 from transformers.utils import logging
 
 from spikezip_hf.models.configuration_quantization import VIT_FIELDS, derive_config
+from spikezip_hf.models.configuration_spike_vit import ViTFields
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
 from spikezip_hf.models.modeling_spike_bert import (
     QuantBertForSequenceClassification,
@@ -35,7 +36,6 @@ from spikezip_hf.models.modeling_spike_roberta import (
     QuantRobertaForTokenClassification,
     QuantRobertaModel,
 )
-from spikezip_hf.models.configuration_spike_vit import ViTFields
 from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification, QuantViTModel
 
 logger = logging.get_logger(__name__)
@@ -170,9 +170,10 @@ def check_activations(ann: nn.Module, replace: bool) -> None:
         for path, module in ann.named_modules()
         if path.endswith(ACTIVATIONS) and type(module) is not nn.ReLU
     ]
+    hidden_act = getattr(getattr(ann, "config", None), "hidden_act", "relu")  # timm's networks have none
+    if hidden_act != "relu":
+        others.append(f"hidden_act is {hidden_act!r}")
     remedy = "act_layer='relu'" if is_timm(ann) else "config.hidden_act='relu'"
-    if not is_timm(ann) and ann.config.hidden_act != "relu":
-        others.append(f"hidden_act is {ann.config.hidden_act!r}")
     if others and not replace:
         raise ValueError(
             f"{others[0]}; only ReLU becomes spikes. Fine-tune the model with {remedy} first, which keeps its "
@@ -189,7 +190,8 @@ def quantized_class(ann: nn.Module) -> type[TwinPreTrainedModel]:
     if is_timm(ann):
         from spikezip_hf.conversion import timm_models
 
-        return timm_models.reader_of(ann)[1 if timm_models.network_of(ann).num_classes else 2]
+        _, with_head, without_head = timm_models.reader_of(ann)
+        return with_head if timm_models.network_of(ann).num_classes else without_head
     for quantized, sources in SOURCES.items():
         if type(ann) in sources:
             return quantized

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from timm.data import resolve_data_config
@@ -25,12 +26,12 @@ READERS: dict[type[nn.Module], tuple[Reader, type[TwinPreTrainedModel], type[Twi
 }
 
 
-def network_of(model: nn.Module) -> nn.Module:
+def network_of(model: Any) -> Any:
     """timm's own module: `model` itself, or the one inside transformers' TimmWrapper."""
     return model.timm_model if isinstance(model, TimmWrapperPreTrainedModel) else model
 
 
-def reader_of(model: nn.Module) -> tuple[Reader, type[TwinPreTrainedModel], type[TwinPreTrainedModel]]:
+def reader_of(model: Any) -> tuple[Reader, type[TwinPreTrainedModel], type[TwinPreTrainedModel]]:
     """The entry of `READERS` for a timm network.
 
     Raises:
@@ -44,9 +45,7 @@ def reader_of(model: nn.Module) -> tuple[Reader, type[TwinPreTrainedModel], type
     return READERS[type(network)]
 
 
-def read_timm(
-    quant_class: type[TwinPreTrainedModel], model: nn.Module
-) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
+def read_timm(quant_class: type[TwinPreTrainedModel], model: Any) -> tuple[PreTrainedConfig, dict[str, torch.Tensor]]:
     """Config and weights of a model of `quant_class` that computes what a timm network does.
 
     Args:
@@ -73,7 +72,7 @@ def read_timm(
     return config, weights
 
 
-def image_processor_of(model: nn.Module) -> ViTImageProcessorPil | None:
+def image_processor_of(model: Any) -> ViTImageProcessorPil | None:
     """The image processor whose pixels are those of timm's own transform for evaluation.
 
     timm's transform is `create_transform(**resolve_data_config(model=model))`, for images of the network's own size.

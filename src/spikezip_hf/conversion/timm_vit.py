@@ -1,8 +1,10 @@
 """timm's Vision Transformers, read: the config and the weights of the Quant ViT that computes the same.
 
-What is read is written down (`MODULES`, `read_weights`), and everything else is refused by name: a part that timm has or will
-have, and that is not here, cannot slip through.
+What is read is written down (`MODULES`, `read_weights`), and everything else is refused by name: a part that timm has
+or will have, and that is not here, cannot slip through.
 """
+
+from typing import Any
 
 import torch
 from timm.layers import Attention, DropPath, LayerNorm, LayerScale, Mlp, PatchDropout, PatchEmbed
@@ -21,7 +23,7 @@ POOLINGS = {"token": "class_token", "avg": "mean"}
 WEIGHT_AND_BIAS = ("weight", "bias")
 
 
-def read_vit(model: VisionTransformer) -> tuple[ViTConfig, dict[str, torch.Tensor]]:
+def read_vit(model: Any) -> tuple[ViTConfig, dict[str, torch.Tensor]]:
     """Config and weights of a Quant ViT that computes what a timm ViT or distilled DeiT does.
 
     The fused product of queries, keys and values is split. LayerScale is folded into the linear map ahead of it, whose
@@ -29,7 +31,7 @@ def read_vit(model: VisionTransformer) -> tuple[ViTConfig, dict[str, torch.Tenso
     timm's `dynamic_img_size`, whose filter is another one.
 
     Args:
-        model: of one of these classes, exactly.
+        model: a VisionTransformer or VisionTransformerDistilled, exactly.
 
     Returns:
         A ViTConfig that has the fields of `ViTFields` as well, and a state dict of `QuantViTForImageClassification`,
@@ -71,14 +73,14 @@ def square(size: tuple[int, int]) -> int | tuple[int, int]:
     return size[0] if size[0] == size[1] else tuple(size)
 
 
-def check_modules(model: VisionTransformer) -> None:
+def check_modules(model: Any) -> None:
     """Raise ValueError at the first module of a class that is not read."""
     for path, module in model.named_modules():
         if type(module) not in MODULES and not path.endswith(".mlp.act"):
             raise ValueError(f"{path} is a {type(module).__name__}, which is not converted.")
 
 
-def check_attributes(model: VisionTransformer) -> None:
+def check_attributes(model: Any) -> None:
     """Raise ValueError at the first thing that shows neither in classes nor in weights and that a Quant ViT does not
     compute."""
     if model.global_pool not in POOLINGS:
@@ -105,7 +107,7 @@ def check_attributes(model: VisionTransformer) -> None:
             raise ValueError(f"blocks.{path} has other heads or another mlp than the first, or another scale.")
 
 
-def read_weights(model: VisionTransformer) -> dict[str, torch.Tensor]:
+def read_weights(model: Any) -> dict[str, torch.Tensor]:
     """The state dict in the keys of the Quant class.
 
     Raises:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, initialization as init
+from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
 from .checkpoints import CheckpointModel, adapted
