@@ -70,7 +70,7 @@ def read_vit(model: Any) -> tuple[ViTConfig, dict[str, torch.Tensor]]:
 
 def square(size: tuple[int, int]) -> int | tuple[int, int]:
     """A size as configs have it: one number if both sides are the same."""
-    return size[0] if size[0] == size[1] else tuple(size)
+    return size[0] if size[0] == size[1] else (size[0], size[1])
 
 
 def check_modules(model: Any) -> None:
