@@ -104,7 +104,7 @@ class TestLoading:
 
     def test_load_network_finds_the_processor(self, tmp_path):
         save_pretrained(tmp_path)
-        network, processor = load_network(str(tmp_path))
+        _, processor = load_network(str(tmp_path))
         assert dict(processor.crop_size) == {"height": 8, "width": 8}
         processor.size = {"shortest_edge": 20}
         processor.save_pretrained(tmp_path)

@@ -1,5 +1,7 @@
 """A Trainer of classifiers with what the paper's tables ask for: a teacher, mixed images, layer-wise decay."""
 
+from typing import Any
+
 import torch
 from transformers import (
     AutoModelForImageClassification,
@@ -133,7 +135,7 @@ class DistillationTrainer(Trainer):
         if not isinstance(args, self.args_class):
             raise TypeError(f"args must be {self.args_class.__name__}, got {type(args).__name__}.")
         source = args.teacher_model if teacher_model is None else teacher_model
-        teacher = load_teacher(source, without_adapters(model)) if isinstance(source, str) else source
+        teacher: Any = load_teacher(source, without_adapters(model)) if isinstance(source, str) else source
         if teacher is not None and is_timm(teacher) and not isinstance(teacher, PreTrainedModel):
             teacher = TimmTeacher(teacher, model.config)
         if teacher is not None:
