@@ -50,8 +50,9 @@ CAPTIONS = {
     "equilibrium": "How many samples reached equilibrium at which step.",
     "firing_rate": "Spikes of either sign per neuron per step, mean over all samples; settled ones fire none.",
     "image": "Attention of what the head reads (the class token, or the mean of the patches) in the last layer, mean "
-    "over heads, accumulated up to T and in the quantized network; root mean square of the context it makes; mean distance of that from the quantized "
-    "network's, in levels; and the input masked with the attention (paper, Figure 6).",
+    "over heads, accumulated up to T and in the quantized network; root mean square of the context it makes; mean "
+    "distance of that from the quantized network's, in levels; and the input masked with the attention (paper, "
+    "Figure 6).",
     "heads": "The same attention, head by head.",
     "tokens": "Attention of the first token in the last layer to each token, mean over heads, accumulated up to T, "
     "and below in the quantized network.",
