@@ -9,10 +9,12 @@ from transformers import ViTImageProcessor
 
 from spikezip_hf import SpikeViTModel
 from spikezip_hf.analysis import frames, watching
-from spikezip_hf.analysis.closeup import CloseUp
+from spikezip_hf.analysis.closeup import CloseUp, close_up
 from spikezip_hf.analysis.recording import record
+from spikezip_hf.analysis.report import patch_figures
 from spikezip_hf.analysis.watching import Watched, Watcher
 from tests.conftest import make_qann, make_text_qann, spiking_twin
+from tests.models.test_vit_variants import make_variant
 from tests.test_auto_text import make_tokenizer
 
 NETWORKS = ("vit", "bert", "roberta")
@@ -98,6 +100,24 @@ def test_a_quantized_network_is_watched_as_its_twin(seen):
     network = watcher.model.config.model_type.removeprefix("spike_")
     other = make_watcher(network, spiking=False).watch(input_of(network))
     assert torch.equal(other.seen.spikes, watched.seen.spikes)
+
+
+@pytest.mark.parametrize("name", ["mean", "mean, norm behind", "no class token", "distilled"])
+def test_maps_of_other_vits_are_of_their_patches(name):
+    qann = make_variant(name)
+    watcher = Watcher(qann, ViTImageProcessor(size={"height": 8, "width": 8}), time_steps=300)
+    watched = watcher.watch(noise())
+    probs, first = watched.seen.expected_values(watched.attention_node), qann.config.prefix_tokens
+    reads = probs[:, first:].mean(1) if qann.config.pooling == "mean" else probs[:, 0]
+    assert torch.allclose(watched.expected_attention, reads.mean(0))
+    assert watched.attention.shape[-1] == first + 4
+    html = frames.attention(watched, 1)
+    assert ("Attention of the patches" in html) == (qann.config.pooling == "mean")
+    picture = torch.zeros(8, 8, 3)
+    distance = torch.zeros(*watched.attention.shape)
+    seen = close_up(watcher.model, watched.seen.inputs, watcher.model.node_names)
+    attention = seen.values(watched.attention_node), seen.expected_values(watched.attention_node)
+    assert set(patch_figures(qann.config, seen, picture, *attention, distance)) == {"image", "heads"}
 
 
 def test_tables(seen):

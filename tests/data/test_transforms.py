@@ -72,6 +72,18 @@ def test_training_resizes_as_evaluation(resample, levels):
     assert gray_levels.max() < levels + 0.01
 
 
+@pytest.mark.parametrize("size", [{"shortest_edge": 20}, {"height": 20, "width": 30}])
+def test_training_crops_as_a_processor_that_crops(size):
+    processor = ViTImageProcessor(
+        size=size, crop_size=SIZE, do_center_crop=True, image_mean=MEAN, image_std=STD, resample=2
+    )
+    train, evaluation = image_transforms(processor)
+    values, expected = (stack(transform(batch(height=50, width=75))) for transform in (train, evaluation))
+    assert values.shape == (3, 3, 16, 24)
+    gray_levels = (values - expected).abs() * torch.tensor(STD)[:, None, None] * 255
+    assert gray_levels.max() < 1.01  # PIL rounds after each axis, torchvision after both
+
+
 def test_flip(processor):
     train, evaluation = image_transforms(processor, horizontal_flip=1.0)
     torch.testing.assert_close(stack(train(batch())), stack(evaluation(batch())).flip(-1), rtol=1e-5, atol=1e-5)

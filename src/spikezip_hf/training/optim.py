@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from spikezip_hf.models.quantization import Quantizer
 
-LAYER = re.compile(r"(?:^|\.)(?:layer|layers)\.(\d+)\.")
-STEM = re.compile(r"(?:^|\.)embeddings\.")
-FINAL_NORM = re.compile(r"(?:^|\.)(?:layernorm|layernorm_node)\.(?!.*\.(?:layer|layers)\.)")
+LAYER = re.compile(r"(?:^|\.)(?:layer|layers|blocks)\.(\d+)\.")
+STEM = re.compile(r"(?:^|\.)(?:(?:embeddings|patch_embed)\.|(?:cls_token|dist_token|pos_embed)$)")
+FINAL_NORM = re.compile(r"(?:^|\.)(?:layernorm|layernorm_node|norm)\.(?!.*\.(?:layer|layers)\.)")
 
 
 def scale_parameter_names(model: nn.Module) -> set[str]:
@@ -19,7 +19,7 @@ def scale_parameter_names(model: nn.Module) -> set[str]:
 
 
 def layer_id(name: str, num_layers: int) -> int:
-    """Depth of a parameter of ViT, BERT or RoBERTa, as timm counts it.
+    """Depth of a parameter of ViT (transformers' or timm's), BERT or RoBERTa, as timm counts it.
 
     0 for embeddings, i + 1 for layer i, num_layers for the final LayerNorm, num_layers + 1 for the head.
     """
@@ -55,13 +55,15 @@ def parameter_groups(
         layer_decay: 1 for one rate at all depths.
     """
     scales, decaying = scale_parameter_names(model), set(decay_names)
+    layers = [int(match[1]) for match in (LAYER.search(name) for name, _ in model.named_parameters()) if match]
+    num_layers = max(layers, default=-1) + 1  # not from the config: that of a timm network does not tell
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         rate = learning_rate if scale_learning_rate is None or name not in scales else scale_learning_rate
         if layer_decay != 1:
-            rate *= learning_rate_factor(name, model.config.num_hidden_layers, layer_decay)
+            rate *= learning_rate_factor(name, num_layers, layer_decay)
         decay = weight_decay if name in decaying and name not in scales else 0.0
         groups.setdefault((rate, decay), []).append(parameter)
     return [{"params": group, "lr": rate, "weight_decay": decay} for (rate, decay), group in groups.items()]
