@@ -15,6 +15,8 @@ from transformers import (
     RobertaForSequenceClassification,
     RobertaForTokenClassification,
     RobertaModel,
+    SwinForImageClassification,
+    SwinModel,
     ViTForImageClassification,
     ViTModel,
 )
@@ -32,6 +34,7 @@ from spikezip_hf.models.modeling_spike_roberta import (
     QuantRobertaForTokenClassification,
     QuantRobertaModel,
 )
+from spikezip_hf.models.modeling_spike_swin import QuantSwinForImageClassification, QuantSwinModel
 from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification, QuantViTModel
 
 logger = logging.get_logger(__name__)
@@ -40,6 +43,8 @@ logger = logging.get_logger(__name__)
 SOURCES: dict[type[TwinPreTrainedModel], type[PreTrainedModel]] = {
     QuantViTForImageClassification: ViTForImageClassification,
     QuantViTModel: ViTModel,
+    QuantSwinForImageClassification: SwinForImageClassification,
+    QuantSwinModel: SwinModel,
     QuantBertForSequenceClassification: BertForSequenceClassification,
     QuantBertForTokenClassification: BertForTokenClassification,
     QuantBertModel: BertModel,

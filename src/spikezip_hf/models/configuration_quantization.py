@@ -32,6 +32,11 @@ def check_positive_integer(name: str, value: object) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
+def pair(size) -> tuple[int, int]:
+    """(height, width) of a size given as one number or two."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def check_choice(name: str, value: object, choices: tuple) -> None:
     """Raises ValueError, naming the field, unless `value` is one of `choices`."""
     if value not in choices:

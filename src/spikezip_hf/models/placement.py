@@ -85,8 +85,17 @@ class ProvenanceEngine(QuantEngine):
         return super().apply(operator, x)
 
     def first_token(self, x):
-        first = super().first_token(x)
-        return self.remember(first) if self.side(x) == SPIKES else first
+        return self.same_side(super().first_token(x), x)
+
+    def rearrange(self, x, function):
+        return self.same_side(super().rearrange(x, function), x)
+
+    def pool(self, x):
+        return self.same_side(super().pool(x), x)
+
+    def same_side(self, result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """`result`, known for spikes if `x`, which it is a choice or a static linear map of, is."""
+        return self.remember(result) if self.side(x) == SPIKES else result
 
     def emit(self, node, current):
         return self.remember(node(unwrap(current)))
