@@ -85,7 +85,7 @@ class SelfAttentionCore(nn.Module):
         """Context (..., N, width) and probabilities (..., heads, N, N), of what the projections gave.
 
         Args:
-            q, k, v: (rows, N, width) or (rows, windows, N, width), ahead of their nodes. Attention is among N positions.
+            q, k, v: (rows, N, width), or (rows, windows, N, width) for attention within windows, ahead of their nodes.
             bias: (B, 1, 1, N) or the like, a static term of the scores: a mask, a bias by relative position.
         """
         q = self.split_heads(engine.fire(self.q_node, q))

@@ -23,7 +23,7 @@ from .modeling_image import (
     SpikeImageClassifier,
     SpikeImageModel,
 )
-from .operators import Conv2d, LayerNorm, Linear, name_operators
+from .operators import Conv2d, LayerNorm, Linear, MeanPool, name_operators
 from .remembering import remembered
 from .windows import Windows, pad_grid
 
@@ -247,8 +247,13 @@ class SpikeSwinModel(SpikeImageModel, SwinNetwork):
 class SwinClassifierNetwork(SwinPreTrainedModel, ImageClassifierNetwork):
     """The network and a linear head on the mean of the positions."""
 
+    def __init__(self, config):
+        super().__init__(config)
+        self.pool = MeanPool()
+        name_operators(self.pool, "pool")
+
     def features(self, x, engine):
-        return engine.pool(x)
+        return engine.pool(self.pool, x)
 
 
 class QuantSwinForImageClassification(QuantImageClassifier, SwinClassifierNetwork):

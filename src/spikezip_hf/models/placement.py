@@ -80,22 +80,22 @@ class ProvenanceEngine(QuantEngine):
         self.products[product.name] = (self.side(a), self.side(b))
         return super().matmul(product, a, b)
 
+    def pool(self, module, x):
+        pooled = super().pool(module, x)
+        # Its weights 1/N are static ones, as those of the product behind it are: that one still sees spikes.
+        return self.remember(pooled) if self.side(x) == SPIKES else pooled
+
     def apply(self, operator, x):
         self.operators[operator.name] = type(operator).__name__
         return super().apply(operator, x)
 
     def first_token(self, x):
-        return self.same_side(super().first_token(x), x)
+        first = super().first_token(x)
+        return self.remember(first) if self.side(x) == SPIKES else first
 
     def rearrange(self, x, function):
-        return self.same_side(super().rearrange(x, function), x)
-
-    def pool(self, x):
-        return self.same_side(super().pool(x), x)
-
-    def same_side(self, result: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """`result`, known for spikes if `x`, which it is a choice or a static linear map of, is."""
-        return self.remember(result) if self.side(x) == SPIKES else result
+        rearranged = super().rearrange(x, function)
+        return self.remember(rearranged) if self.side(x) == SPIKES else rearranged
 
     def emit(self, node, current):
         return self.remember(node(unwrap(current)))
