@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .quantization import level_bounds
 from .version import __version__, check_version
@@ -109,6 +109,18 @@ class QuantizationFields:
         self.auto_map = self.make_auto_map()
         self.spikezip_version = __version__  # whatever wrote the file, this is what would write the next
         self.check_fields()
+
+    def make_thin(self) -> None:
+        """Become the config of the same network with one channel a head: for a look at its parts."""
+        config: Any = self
+        config.hidden_size, config.intermediate_size = config.num_attention_heads, 1
+        if hasattr(config, "image_size"):
+            config.image_size = config.patch_size
+
+    @property
+    def depth(self) -> int:
+        """Layers one after another."""
+        return self.num_hidden_layers  # type: ignore[attr-defined]
 
     @classmethod
     def make_auto_map(cls) -> dict[str, str]:

@@ -37,6 +37,15 @@ class SwinFields:
                 f"got {config.image_size}: the patches at the edge would have no embedding."
             )
 
+    def make_thin(self) -> None:
+        config: Any = self
+        config.embed_dim, config.mlp_ratio, config.num_heads = 1, 1, [1] * len(config.depths)
+        config.hidden_size, config.image_size = self.widths[-1], config.patch_size
+
+    @property
+    def depth(self) -> int:
+        return sum(self.depths)  # type: ignore[attr-defined]
+
     @property
     def widths(self) -> list[int]:
         """Channels of each stage."""

@@ -145,7 +145,7 @@ class SwinLayer(PreNormLayer):
         windows = Windows.of(grid, config.window_size, shifted=block % 2 == 1)
         number = sum(config.depths[:stage]) + block
         attention = SwinAttention(config, width, config.num_heads[stage], windows, number)
-        super().__init__(config, attention, width, int(config.mlp_ratio * width), number, sum(config.depths))
+        super().__init__(config, attention, width, int(config.mlp_ratio * width), number, config.depth)
 
 
 class SwinStage(nn.Module):
@@ -204,7 +204,7 @@ class SwinNetwork(SwinPreTrainedModel):
         self.embeddings = SwinEmbeddings(config)
         self.encoder = SwinEncoder(config)
         self.layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_node = activation_node(config, config.hidden_size, stage=sum(config.depths))
+        self.layernorm_node = activation_node(config, config.hidden_size, stage=config.depth)
         name_operators(self)
         self.post_init()
 

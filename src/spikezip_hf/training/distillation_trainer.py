@@ -130,6 +130,11 @@ class DistillationTrainer(Trainer):
             raise ValueError(f"The teacher has {teacher.num_labels} labels, the model {student.num_labels}.")
         if student.label2id != teacher.label2id and set(student.label2id) == set(teacher.label2id):
             raise ValueError("The teacher has the labels of the model in another order (label2id of the configs).")
+        if (args.hidden_state_weight or args.attention_weight) and hasattr(student, "depths"):
+            raise ValueError(
+                "hidden_state_weight and attention_weight are for networks whose layers all have one size: set them "
+                "to 0 for Swin."
+            )
         fields = {"num_hidden_layers"} if args.hidden_state_weight or args.attention_weight else set()
         fields |= {"hidden_size"} if args.hidden_state_weight else set()
         fields |= {"num_attention_heads"} if args.attention_weight else set()
