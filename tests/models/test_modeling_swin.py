@@ -1,9 +1,6 @@
 """The Swin twins: the network is transformers', every simulation of it is exact, and users meet what they know."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -21,7 +18,6 @@ from transformers import (
 
 from spikezip_hf import (
     QATTrainer,
-    QATTrainingArguments,
     QuantSwinConfig,
     QuantSwinForImageClassification,
     QuantSwinModel,
@@ -36,11 +32,13 @@ from spikezip_hf.conversion.calibration import FloatEngine
 from spikezip_hf.hub.card_text import outline, size
 from spikezip_hf.kernels import native
 from spikezip_hf.loading import is_text
+from spikezip_hf.models import kernels
 from spikezip_hf.models.configuration_quantization import derive_config
 from spikezip_hf.models.engines import RecordingEngine
 from spikezip_hf.models.windows import Windows
 from spikezip_hf.training.optim import layer_id
 from tests.conftest import make_images, make_swin_ann, make_swin_qann, spiking_twin
+from tests.training.common import make_args, make_data
 
 # Image and window sizes: dividing, padded in blocks and in patch merging, padded in the patches, not square; one window
 # that spans a map, and one dimension alone.
@@ -49,7 +47,7 @@ SIZES = {
     "padded": {"image_size": 22},
     "half a patch": {"image_size": 17},
     "not square": {"image_size": [14, 30], "window_size": 3},
-    "spanned": {"image_size": [8, 24]},
+    "spanned": {"image_size": [8, 24], "depths": [2], "num_heads": [2]},
     "deep": {"depths": [1, 2, 1], "num_heads": [1, 2, 4], "window_size": 2, "use_absolute_embeddings": True},
     "no bias": {"qkv_bias": False, "depths": [2], "num_heads": [4]},
 }
@@ -83,6 +81,16 @@ def snn(qann):
 @pytest.fixture(scope="module")
 def images(qann):
     return make_images(qann.config, 3, torch.float64)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("swin")
+    qann = make_swin_qann(weight_bits=8)
+    processor = ViTImageProcessor(size={"height": 16, "width": 16})
+    qann.save_pretrained(folder / "qann", processing_class=processor)
+    spiking(qann).save_pretrained(folder / "snn", processing_class=processor)
+    return folder
 
 
 class TestNetworkIsThatOfTransformers:
@@ -214,7 +222,7 @@ class TestEquivalence:
         assert int(certificate.equilibrium_step.min()) >= 4
 
     @pytest.mark.skipif(native.library() is None, reason="no compiled kernels on this machine")
-    def test_kernels_are_used_and_give_the_bits_of_the_references(self, tmp_path, monkeypatch):
+    def test_kernels_are_used_and_give_the_bits_of_the_references(self, monkeypatch):
         qann = make_swin_qann(weight_bits=8)
         snn, images = spiking(qann), make_images(qann.config, 2)
         shapes = []
@@ -228,19 +236,10 @@ class TestEquivalence:
         out = snn(images, output_time_steps=True)
         if native.library().has_products:
             assert {(4, 2), (1, 4)} <= set(shapes)  # windows and heads of both stages
-        snn.save_pretrained(tmp_path)
-        torch.save(images, tmp_path / "images.pt")
-        program = f"""
-import torch, spikezip_hf
-snn = spikezip_hf.SpikeSwinForImageClassification.from_pretrained({str(tmp_path)!r})
-out = snn(torch.load({str(tmp_path / "images.pt")!r}), output_time_steps=True)
-torch.save([out.logits_per_step, out.spike_counts], {str(tmp_path / "out.pt")!r})
-"""
-        environment = {**os.environ, "SPIKEZIP_KERNELS": "reference"}
-        subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True)
-        logits, counts = torch.load(tmp_path / "out.pt")
-        assert torch.equal(logits, out.logits_per_step)
-        assert torch.equal(counts, out.spike_counts)
+        monkeypatch.setattr(kernels, "native", None)
+        expected = snn(images, output_time_steps=True)
+        assert torch.equal(out.logits_per_step, expected.logits_per_step)
+        assert torch.equal(out.spike_counts, expected.spike_counts)
 
 
 class TestNodes:
@@ -339,17 +338,21 @@ class TestTraining:
     def test_trainer_step(self, tmp_path):
         ann = make_swin_ann()
         qann = QuantSwinForImageClassification.from_ann(ann, quantization_levels=16)
-        images = make_images(qann.config, 8)
-        data = [{"pixel_values": image, "labels": number % 5} for number, image in enumerate(images)]
-        args = QATTrainingArguments(
-            str(tmp_path), max_steps=2, per_device_train_batch_size=4, report_to=[], layer_decay=0.8, use_cpu=True
-        )
+        images, data = make_images(qann.config, 2), make_data(qann.config)
+        args = make_args(tmp_path, max_steps=2, layer_decay=0.8)
         before = {name: p.clone() for name, p in qann.named_parameters()}
-        QATTrainer(model=qann, args=args, train_dataset=data, teacher=ann).train()
+        QATTrainer(model=qann, args=args, train_dataset=data, teacher_model=ann).train()
         assert qann.calibrated
         changed = [name for name, p in qann.named_parameters() if not torch.equal(p, before[name])]
         assert "swin.encoder.layers.0.downsample.reduction.weight" in changed
-        assert verify_equivalence(qann, spiking(qann), {"pixel_values": images[:2]}).exact
+        assert verify_equivalence(qann, spiking(qann), {"pixel_values": images}).exact
+
+    def test_distilling_hidden_states_is_refused(self, tmp_path):
+        ann = make_swin_ann()
+        qann = QuantSwinForImageClassification.from_ann(ann)
+        args = make_args(tmp_path, hidden_state_weight=1.0)
+        with pytest.raises(ValueError, match="set them to 0 for Swin"):
+            QATTrainer(model=qann, args=args, train_dataset=make_data(qann.config), teacher_model=ann)
 
     def test_depth_of_parameters(self):
         depths = [2, 1]
@@ -366,15 +369,6 @@ class TestTraining:
 
 
 class TestCheckpoints:
-    @pytest.fixture(scope="class")
-    def saved(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("swin")
-        qann = make_swin_qann(weight_bits=8)
-        processor = ViTImageProcessor(size={"height": 16, "width": 16})
-        qann.save_pretrained(folder / "qann", processing_class=processor)
-        spiking(qann).save_pretrained(folder / "snn", processing_class=processor)
-        return folder
-
     def test_auto_classes_give_the_same_bits(self, saved):
         qann = AutoModelForImageClassification.from_pretrained(saved / "qann")
         snn = AutoModelForImageClassification.from_pretrained(saved / "snn")
@@ -417,13 +411,14 @@ class TestAnalysis:
         operations = count_operations(snn, {"pixel_values": images})
         assert {entry.kind for entry in operations.entries}.isdisjoint({"analog weights"})
         counts = {entry.module: entry for entry in operations.entries if entry.kind == "weights"}
-        name = "encoder.layers.0.blocks.1.attention.q_proj"
+        block = "encoder.layers.0.blocks.1"
         # Each spike of the LayerNorm's node goes to each of the 16 channels of q, wherever windows have put it.
-        spikes = snn.trajectory(images).spike_counts[:, snn.node_names.index(name.replace("attention.q_proj", ""))]
-        assert torch.equal(counts[name].count, 16 * spikes)
+        spikes = snn.trajectory(images).spike_counts[:, snn.node_names.index(f"{block}.layernorm_before_node")]
+        assert torch.equal(counts[f"{block}.attention.q_proj"].count, 16 * spikes)
         height, width = qann.config.grids[0]
-        assert counts[name].dense.tolist() == [height * width * 16 * 16] * 2  # padding is no neuron
-        assert float(energy(operations).total.min()) > 0
+        # Padding is no neuron of that node.
+        assert counts[f"{block}.attention.q_proj"].dense.tolist() == [height * width * 16 * 16] * 2
+        assert energy(operations).snn.energy_j > 0
 
     def test_card(self, qann):
         report = outline(qann)

@@ -116,6 +116,24 @@ def test_vit_of_a_checkpoint_gets_relu_and_a_head_for_the_labels(tmp_path):
     assert (processor.size["height"], list(processor.image_std)) == (8, [0.25] * 3)
 
 
+def test_small_swin_and_one_of_a_checkpoint(tmp_path):
+    fields = {
+        "image_size": [16, 8],
+        "patch_size": 2,
+        "window_size": 2,
+        "embed_dim": 8,
+        "depths": [1],
+        "num_heads": [2],
+    }
+    swin, processor = networks.small_image_network("swin", {**fields, **LABELS}, [0.5] * 3, [0.25] * 3)
+    assert (swin.config.hidden_act, swin.config.num_labels, processor.size["width"]) == ("relu", 2, 8)
+    swin.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, _ = networks.load_image_network(str(tmp_path), "swin", {**LABELS, "drop_path_rate": 0.2})
+    assert loaded.config.drop_path_rate == 0.2
+    assert same_weights(loaded, swin)
+
+
 def test_vit_of_another_architecture_is_refused(tmp_path):
     make_text_ann("bert").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a checkpoint of 'bert', not of 'vit'"):

@@ -35,7 +35,8 @@ class NetworkArguments:
     )
     drop_path_rate: float = field(default=0.0, metadata={"help": "Drop path of the last layer, for ViT and Swin."})
     image_mean: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Mean of the channels, for an untrained ViT or Swin."}
+        default_factory=lambda: [0.5, 0.5, 0.5],
+        metadata={"help": "Mean of the channels, for an untrained ViT or Swin."},
     )
     image_std: list[float] = field(
         default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Their standard deviation."}
