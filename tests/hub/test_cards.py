@@ -166,7 +166,7 @@ def test_what_the_model_is(network, task, kind):
     assert told["Weights"] == "float32"
     assert told["Activation nodes"] == str(len(model.nodes))
     size = sum(parameter.numel() for parameter in model.parameters())
-    assert f"{NAMES[network]} (2 layers, 32 channels, {size / 1000:.1f}k parameters)" in body(card)
+    assert f"{NAMES[network]} ({model.config.depth} layers, 32 channels, {size / 1000:.1f}k parameters)" in body(card)
     assert "# a-name\n" in body(card)
     tags = metadata(card)["tags"]
     assert ("snn" in tags, "quantization-aware-training" in tags) == (kind == "Spike", kind == "Quant")

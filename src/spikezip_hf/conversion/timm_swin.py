@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import SwinConfig
 
+from spikezip_hf.models.configuration_quantization import derive_config
 from spikezip_hf.models.configuration_spike_swin import QuantSwinConfig
 from spikezip_hf.models.windows import Windows
 
@@ -125,14 +126,7 @@ def read_config(model: Any) -> SwinConfig:
 
 def check_windows(model: Any, config: SwinConfig) -> None:
     """Raise ValueError if windows are not cut as transformers would."""
-    grids = QuantSwinConfig(
-        image_size=config.image_size,
-        patch_size=config.patch_size,
-        embed_dim=config.embed_dim,
-        depths=config.depths,
-        num_heads=config.num_heads,
-        window_size=config.window_size,
-    ).grids
+    grids = derive_config(QuantSwinConfig, config).grids
     for number, (stage, grid) in enumerate(zip(model.layers, grids, strict=True)):
         for index, block in enumerate(stage.blocks):
             windows = Windows.of(grid, config.window_size, shifted=index % 2 == 1)
