@@ -4,10 +4,9 @@ import pytest
 import torch
 from transformers import SwinForImageClassification
 
-from spikezip_hf import QuantSwinConfig, QuantSwinForImageClassification, verify_equivalence
+from spikezip_hf import QuantSwinConfig, QuantSwinForImageClassification, QuantSwinModel, verify_equivalence
 from spikezip_hf.conversion.calibration import FloatEngine
 from spikezip_hf.conversion.timm_swin import read_swin
-from spikezip_hf.models.configuration_quantization import derive_config
 from tests.conftest import make_images, spiking_twin
 
 timm = pytest.importorskip("timm", reason="timm is not installed")
@@ -36,13 +35,8 @@ def make_timm(**fields):
     return model.double().eval()
 
 
-def quantized(model, **fields):
-    config, state = read_swin(model)
-    qann = QuantSwinForImageClassification(derive_config(QuantSwinConfig, config, **fields)).to(torch.float64)
-    missing, unexpected = qann.load_state_dict(state, strict=False)
-    assert not unexpected
-    assert all(name.endswith((".scale", ".initialized")) for name in missing)
-    return qann.eval()
+def quantized(model, quant_class=QuantSwinForImageClassification, **fields):
+    return quant_class.from_ann(model, **fields).eval()
 
 
 @pytest.mark.parametrize(
@@ -81,6 +75,23 @@ def test_logits_are_those_of_transformers():
         assert torch.allclose(ann(images).logits, model(images), rtol=0, atol=1e-12)
 
 
+def test_without_a_head():
+    model = make_timm(num_classes=0)
+    qann = quantized(model, QuantSwinModel)
+    images = make_images(qann.config, 3, torch.float64)
+    with torch.no_grad():
+        found = qann(images, engine=FloatEngine()).last_hidden_state
+        # As above; timm's features are (B, height, width, channels).
+        assert torch.allclose(found, model.forward_features(images).flatten(1, 2), rtol=0, atol=1e-12)
+
+
+def test_gelu_is_refused():
+    model = make_timm()
+    model.layers[1].blocks[0].mlp.act = torch.nn.GELU()
+    with pytest.raises(ValueError, match="only ReLU becomes spikes"):
+        quantized(model)
+
+
 def test_what_is_read_spikes_exactly():
     qann = quantized(make_timm(), quantization_levels=8, weight_bits=8).float()
     qann.calibrate([{"pixel_values": make_images(qann.config, 8)}])
@@ -106,8 +117,7 @@ def test_config():
         ({"always_partition": True, "img_size": 8}, "window_size: stage 0, block 1"),
         ({"head_dim": 4}, "head_dim: the heads of stage 0 are not 16 channels"),
         ({"mlp_ratio": (1, 2)}, "mlp_ratio is 1 at first and 2 in stage 1"),
-        ({"global_pool": "max"}, "head: the model has 5 classes and pools by 'max'"),
-        ({"num_classes": 0}, "head: the model has 0 classes"),
+        ({"global_pool": "max"}, "head: the model pools by 'max'"),
     ],
 )
 def test_refused_by_name(fields, message):

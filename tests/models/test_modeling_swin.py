@@ -40,8 +40,8 @@ from spikezip_hf.training.optim import layer_id
 from tests.conftest import make_images, make_swin_ann, make_swin_qann, spiking_twin
 from tests.training.common import make_args, make_data
 
-# Image and window sizes: dividing; padded in blocks and in patch merging; padded in the patches; not square; one window
-# that spans the map in one direction.
+# Sizes of images and windows: dividing; padded in blocks and in patch merging; padded in patches; not square; spanning
+# the map in one direction.
 SIZES = {
     "dividing": {},
     "padded": {"image_size": 22},

@@ -23,7 +23,8 @@ def read_swin(model: nn.Module) -> tuple[SwinConfig, dict[str, torch.Tensor]]:
         model: its MLPs may have any activation, which the config does not tell: whoever converts checks it.
 
     Returns:
-        The config, hidden_act "relu", and a state dict with transformers' keys, of `model`'s own tensors or views.
+        The config, hidden_act "relu", and a state dict with transformers' keys, of `model`'s own tensors or views;
+        without a head if `model` has none.
 
     Raises:
         ValueError: the model is no `SwinTransformer` of timm, or has a part that transformers' Swin lacks; names it.
@@ -80,10 +81,10 @@ def read_config(model: Any) -> SwinConfig:
         )
     blocks = [block for stage in model.layers for block in stage.blocks]
     first, patch, head = blocks[0], model.patch_embed, model.head
-    if model.global_pool != "avg" or not isinstance(head.fc, nn.Linear):
+    if model.num_classes and (model.global_pool != "avg" or not isinstance(head.fc, nn.Linear)):
         raise ValueError(
-            f"head: the model has {model.num_classes} classes and pools by {model.global_pool!r}; only a linear head "
-            "on the mean of the positions is converted (global_pool='avg', num_classes above 0)."
+            f"head: the model pools by {model.global_pool!r} and ends in {type(head.fc).__name__}; only a linear head "
+            "on the mean of the positions is converted (global_pool='avg')."
         )
     norms = {name: module for name, module in model.named_modules() if name.rpartition(".")[2].startswith("norm")}
     for name, norm in norms.items():
@@ -120,7 +121,7 @@ def read_config(model: Any) -> SwinConfig:
         drop_path_rate=round(getattr(drop_path, "drop_prob", 0.0), 6),  # it has been in float32
         layer_norm_eps=model.norm.eps,
         hidden_act="relu",
-        num_labels=head.fc.out_features,
+        **({"num_labels": model.num_classes} if model.num_classes else {}),
     )
 
 

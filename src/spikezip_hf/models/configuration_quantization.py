@@ -71,8 +71,23 @@ SPIKING_FIELDS = (
     "confidence_threshold",
     "chunk_steps",
 )
+# What a ViT of timm or DeiT may have otherwise than transformers' own.
+VIT_FIELDS = (
+    "pooling",
+    "use_class_token",
+    "use_distillation_token",
+    "norm_after_pooling",
+    "positions_of_patches_only",
+)
 # Fields that say what a trained network computes: to load it with others would make another network of it.
-NETWORK_FIELDS = ("quantization_levels", "scale_granularity", "weight_bits", "node_placement", "head_act")
+NETWORK_FIELDS = (
+    "quantization_levels",
+    "scale_granularity",
+    "weight_bits",
+    "node_placement",
+    "head_act",
+    *VIT_FIELDS,
+)
 
 
 @dataclass(kw_only=True, repr=False)

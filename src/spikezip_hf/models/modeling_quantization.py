@@ -3,9 +3,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, initialization as init
+from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
 from .checkpoints import CheckpointModel, adapted
@@ -82,6 +83,14 @@ class TwinPreTrainedModel(CheckpointModel):
         twin.load_state_dict({key: value.clone() for key, value in other.state_dict().items()}, assign=True)
         twin.inherit_processor(other)
         return twin.eval()
+
+    def inputs_of(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model takes of a batch: all but the labels, tensors on its device."""
+        return {
+            name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+            if name != "labels"
+        }
 
     def prepare(self, **inputs):
         """The model's inputs checked and completed, as `network` takes them."""
@@ -226,11 +235,12 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             )
 
     @classmethod
-    def from_ann(cls, ann: PreTrainedModel, *, replace_activations: bool = False, **config_fields):
-        """Quantized twin of an ordinary transformers model, with its weights and with scales still to be set.
+    def from_ann(cls, ann: torch.nn.Module, *, replace_activations: bool = False, **config_fields):
+        """Quantized twin of an ordinary model, with its weights and with scales still to be set.
 
         Args:
-            ann: the trained model. Its activations should be ReLU.
+            ann: the trained model: transformers', or for ViT timm's, its own module or transformers' TimmWrapper
+                around it. Its activations should be ReLU.
             replace_activations: put ReLU where the model has another activation. Its accuracy is lost until it is
                 trained again.
             config_fields: any field of the config, for example `quantization_levels=16`.
@@ -243,9 +253,7 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             from spikezip_hf.conversion import quantize_ann
         except ImportError as error:
             raise ImportError("Converting a model needs the package: pip install spikezip-hf.") from error
-        qann = quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
-        qann.inherit_processor(ann)
-        return qann
+        return quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
 
     def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "mse", overwrite: bool = True):
         """Set every scale: of weights from the weights, of nodes from a forward pass without nodes over `batches`.

@@ -14,7 +14,8 @@ from spikezip_hf.recipes.inputs import DataArguments, data_name, label_fields, l
 from spikezip_hf.recipes.parsing import parse
 from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
 
-ARCHITECTURES = ("bert", "roberta", *networks.IMAGE_CLASSES)
+IMAGE_ARCHITECTURES = tuple(networks.IMAGE_CLASSES)
+ARCHITECTURES = ("bert", "roberta", *IMAGE_ARCHITECTURES)
 OFFLINE = "offline"
 
 
@@ -31,7 +32,11 @@ class NetworkArguments:
         },
     )
     network: dict | str | None = field(
-        default=None, metadata={"help": "Fields of its config, as JSON or as a mapping in the recipe."}
+        default=None,
+        metadata={
+            "help": "Fields of its config, of a timm network arguments of timm's constructor; as JSON or as a "
+            "mapping in the recipe."
+        },
     )
     drop_path_rate: float = field(default=0.0, metadata={"help": "Drop path of the last layer, for ViT and Swin."})
     image_mean: list[float] = field(
@@ -44,8 +49,8 @@ class NetworkArguments:
 
     def __post_init__(self):
         check_choice("architecture", self.architecture, ARCHITECTURES)
-        if self.drop_path_rate and not self.of_images:
-            raise ValueError("drop_path_rate is for the architectures 'vit' and 'swin'.")
+        if self.drop_path_rate and not self.is_image:
+            raise ValueError(f"drop_path_rate is for {', '.join(map(repr, IMAGE_ARCHITECTURES))}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
         if isinstance(self.network, str):
@@ -55,12 +60,12 @@ class NetworkArguments:
                 raise ValueError(f"network must be a mapping, in JSON on the command line: {error}.") from error
         if not isinstance(self.network, dict | None):
             raise ValueError(f"network must be a mapping of config fields, got {self.network!r}.")
-        if self.model == OFFLINE and self.of_images:
+        if self.model == OFFLINE and self.is_image:
             raise ValueError("model: the offline encoder is one of text.")
 
     @property
-    def of_images(self) -> bool:
-        return self.architecture in networks.IMAGE_CLASSES
+    def is_image(self) -> bool:
+        return self.architecture in IMAGE_ARCHITECTURES
 
     def source(self) -> str:
         """Folder or Hub id of the checkpoint."""
@@ -70,17 +75,11 @@ class NetworkArguments:
 def make_network(arguments: NetworkArguments, splits, max_length: int):
     """The network, and its tokenizer or image processor."""
     fields = {**(arguments.network or {}), **label_fields(splits)}  # type: ignore[dict-item]
-    if arguments.of_images:
+    if arguments.is_image:
         architecture, rate = arguments.architecture, arguments.drop_path_rate
-        if architecture == "swin":  # which has drop path of its own
-            fields = {"drop_path_rate": rate, **fields}
-        if arguments.model is None:
-            made = networks.small_image_network(architecture, fields, arguments.image_mean, arguments.image_std)
-        else:
-            made = networks.load_image_network(arguments.source(), architecture, fields)
-        if architecture == "vit":
-            networks.add_drop_path(made[0], rate)
-        return made
+        if arguments.model is not None:
+            return networks.load_image_network(arguments.source(), architecture, fields, rate)
+        return networks.small_image_network(architecture, fields, arguments.image_mean, arguments.image_std, rate)
     if arguments.model is None:
         tokenizer = networks.character_tokenizer(splits["train"]["text"], max_length)
         return networks.small_encoder(arguments.architecture, tokenizer, max_length, fields), tokenizer
@@ -100,12 +99,12 @@ def finetune(network: NetworkArguments, data: DataArguments, args: DistillationT
     settings = stage.settings_of(network, data, args)
     if stage.is_finished(folder, settings):
         return {}
-    if network.model is not None and not network.of_images:
+    if network.model is not None and not network.is_image:
         networks.check_encoder(network.source(), network.architecture)
-    splits = load_data(data, is_text=not network.of_images)
+    splits = load_data(data, is_text=not network.is_image)
     set_seed(args.seed)
     ann, processor = make_network(network, splits, data.max_length)
-    trainer = stage.trainer_for(DistillationTrainer, ann, args, splits, processor, data, is_text=not network.of_images)
+    trainer = stage.trainer_for(DistillationTrainer, ann, args, splits, processor, data, is_text=not network.is_image)
     parameters = sum(parameter.numel() for parameter in ann.parameters())
     return stage.train(trainer, folder, settings, {"data": data_name(data), "parameters": parameters})
 

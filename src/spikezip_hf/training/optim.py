@@ -8,9 +8,9 @@ from transformers import PreTrainedModel
 
 from spikezip_hf.models.quantization import Quantizer
 
-LAYER = re.compile(r"(?:^|\.)(?:layer|layers)\.(\d+)\.(?:blocks\.(\d+)\.)?")
-STEM = re.compile(r"(?:^|\.)embeddings\.")
-FINAL_NORM = re.compile(r"(?:^|\.)(?:layernorm|layernorm_node)\.(?!.*\.(?:layer|layers)\.)")
+LAYER = re.compile(r"(?:^|\.)(?:layer|layers|blocks)\.(\d+)\.(?:blocks\.(\d+)\.)?")
+STEM = re.compile(r"(?:^|\.)(?:(?:embeddings|patch_embed)\.|(?:cls_token|dist_token|pos_embed)$)")
+FINAL_NORM = re.compile(r"(?:^|\.)(?:layernorm|layernorm_node|norm)\.(?!.*\.(?:layer|layers)\.)")
 
 
 def scale_parameter_names(model: nn.Module) -> set[str]:
@@ -19,7 +19,7 @@ def scale_parameter_names(model: nn.Module) -> set[str]:
 
 
 def layer_id(name: str, num_layers: int, depths: Sequence[int] = ()) -> int:
-    """Depth of a parameter of ViT, BERT, RoBERTa or Swin, as timm counts it.
+    """Depth of a parameter of ViT (transformers' or timm's), BERT, RoBERTa or Swin, as timm counts it.
 
     0 for embeddings, i + 1 for layer i, num_layers for the final LayerNorm, num_layers + 1 for the head.
 
@@ -62,7 +62,9 @@ def parameter_groups(
     """
     scales, decaying = scale_parameter_names(model), set(decay_names)
     depths = getattr(model.config, "depths", ())
-    num_layers = sum(depths) or model.config.num_hidden_layers
+    layers = [int(match[1]) for match in (LAYER.search(name) for name, _ in model.named_parameters()) if match]
+    # Not from the config, without stages: that of a timm network does not tell.
+    num_layers = sum(depths) or max(layers, default=-1) + 1
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
