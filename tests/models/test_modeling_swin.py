@@ -25,6 +25,7 @@ from spikezip_hf import (
     SpikeSwinModel,
     verify_equivalence,
 )
+from spikezip_hf.analysis.closeup import close_up
 from spikezip_hf.analysis.energy import energy
 from spikezip_hf.analysis.operations import count_operations
 from spikezip_hf.analysis.recording import record
@@ -419,6 +420,21 @@ class TestAnalysis:
         # Padding is no neuron of that node.
         assert counts[f"{block}.attention.q_proj"].dense.tolist() == [height * width * 16 * 16] * 2
         assert energy(operations).snn.energy_j > 0
+
+    def test_report_and_page(self, snn, images, tmp_path):
+        pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+        pytest.importorskip("pyarrow", reason="pyarrow is not installed")
+        from spikezip_hf.analysis.report import nodes_to_see, write_report
+        from spikezip_hf.analysis.watching import Watcher
+
+        seen = close_up(snn, {"pixel_values": images[:1]}, nodes_to_see(snn))
+        recording = record(snn, [{"pixel_values": images}])
+        write_report(tmp_path / "report", snn, recording, seen=seen, picture=torch.rand(16, 16, 3))
+        drawn = {path.stem for path in (tmp_path / "report" / "figures").iterdir()}
+        assert "raster" in drawn
+        assert not {name for name in drawn if "attention" in name or "patch" in name}
+        with pytest.raises(ValueError, match="SpikeSwinForImageClassification has no class token"):
+            Watcher(snn, ViTImageProcessor())
 
     def test_card(self, qann):
         report = outline(qann)
