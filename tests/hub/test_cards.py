@@ -509,7 +509,7 @@ def test_no_path_of_this_machine_is_told(network, where, tmp_path, monkeypatch):
     ann = loaded_ann(network, folder)
     assert ann.config._name_or_path == str(folder)
     if network in IMAGES:
-        qann = quantized_class(type(ann)).from_ann(ann, quantization_levels=16)
+        qann = quantized_class(ann).from_ann(ann, quantization_levels=16)
         qann.calibrate([{"pixel_values": make_images(qann.config, 2)}])
     else:
         qann = text_class("Quant", network).from_ann(ann, quantization_levels=16)
