@@ -169,6 +169,8 @@ def load_timm(source: str, fields: dict) -> tuple[TimmWrapperForImageClassificat
     if labels:  # the wrapper's config takes their number from the file unless it is given
         labels["num_labels"] = len(labels["id2label"])
     config = AutoConfig.from_pretrained(source, **labels)
+    if labels:
+        config.label_names = list(labels["id2label"].values())  # those of the file would be saved again
     config.model_args = {**(config.model_args or {}), "act_layer": "relu", **arguments}
     network, loading = TimmWrapperForImageClassification.from_pretrained(
         source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
