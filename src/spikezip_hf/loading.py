@@ -10,6 +10,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from spikezip_hf.auto import MODELS
 from spikezip_hf.conversion.ann import SOURCES
@@ -48,7 +49,8 @@ def model_type(source: str, revision: str | None = None) -> str:
 
 def is_text(kind: str) -> bool:
     """Whether networks of this model type are of text, and not of images."""
-    return not any(name in kind for name in ("vit", "deit", TIMM))
+    own = kind.removeprefix("quant_").removeprefix("spike_")
+    return own != TIMM and own not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 
 def load_network(source: str):

@@ -232,6 +232,13 @@ class CountingEngine(EventEngine):
             self.remember(Spikes(first, sizes, present, spikes.node))
         return first
 
+    def rearrange(self, x, function):
+        rearranged, spikes = super().rearrange(x, function), self.spikes_of(x)
+        if spikes is not None and self.spikes_of(rearranged) is None:  # a copy, and no view
+            # Zeros that were put beside are no neurons.
+            self.remember(Spikes(rearranged, function(spikes.sizes), function(spikes.present), spikes.node))
+        return rearranged
+
     def note_bias(self, module, elements: torch.Tensor) -> None:
         if module.bias is not None:
             self.note(module.name, "bias", elements * self.first_step, elements)

@@ -18,6 +18,8 @@ from transformers import (
     RobertaForSequenceClassification,
     RobertaForTokenClassification,
     RobertaModel,
+    SwinForImageClassification,
+    SwinModel,
     ViTForImageClassification,
     ViTModel,
 )
@@ -36,6 +38,7 @@ from spikezip_hf.models.modeling_spike_roberta import (
     QuantRobertaForTokenClassification,
     QuantRobertaModel,
 )
+from spikezip_hf.models.modeling_spike_swin import QuantSwinForImageClassification, QuantSwinModel
 from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification, QuantViTModel
 
 logger = logging.get_logger(__name__)
@@ -45,6 +48,8 @@ logger = logging.get_logger(__name__)
 SOURCES: dict[type[TwinPreTrainedModel], tuple[type[PreTrainedModel], ...]] = {
     QuantViTForImageClassification: (ViTForImageClassification, DeiTForImageClassificationWithTeacher),
     QuantViTModel: (ViTModel,),
+    QuantSwinForImageClassification: (SwinForImageClassification,),
+    QuantSwinModel: (SwinModel,),
     QuantBertForSequenceClassification: (BertForSequenceClassification,),
     QuantBertForTokenClassification: (BertForTokenClassification,),
     QuantBertModel: (BertModel,),

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from timm.data import resolve_data_config
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 from transformers import PreTrainedConfig
@@ -14,8 +15,10 @@ from transformers.image_utils import PILImageResampling
 from transformers.models.timm_wrapper.modeling_timm_wrapper import TimmWrapperPreTrainedModel
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from spikezip_hf.conversion.timm_swin import read_swin
 from spikezip_hf.conversion.timm_vit import read_vit
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
+from spikezip_hf.models.modeling_spike_swin import QuantSwinForImageClassification, QuantSwinModel
 from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification, QuantViTModel
 
 # What reads a timm network of a class, and the Quant classes that it becomes: with its head, and without one.
@@ -23,6 +26,7 @@ Reader = Callable[[nn.Module], tuple[PreTrainedConfig, dict[str, torch.Tensor]]]
 READERS: dict[type[nn.Module], tuple[Reader, type[TwinPreTrainedModel], type[TwinPreTrainedModel]]] = {
     VisionTransformer: (read_vit, QuantViTForImageClassification, QuantViTModel),
     VisionTransformerDistilled: (read_vit, QuantViTForImageClassification, QuantViTModel),
+    SwinTransformer: (read_swin, QuantSwinForImageClassification, QuantSwinModel),
 }
 
 

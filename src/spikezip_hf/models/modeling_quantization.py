@@ -100,6 +100,15 @@ class TwinPreTrainedModel(CheckpointModel):
         """One pass over prepared inputs on `engine`; its rows are what the engine says."""
         raise NotImplementedError
 
+    def layer_sizes(self, inputs: torch.Tensor) -> Iterable[tuple[int, int, int, int, int]]:
+        """(positions, positions that each attends to, width, width inside the MLP, heads) of the network's layers."""
+        config, positions = self.config, self.positions_of(inputs)
+        yield positions, positions, config.hidden_size, config.intermediate_size, config.num_attention_heads
+
+    def positions_of(self, inputs: torch.Tensor) -> int:
+        """N, positions of the sequences that the network makes of `inputs`, where layers have one size."""
+        raise NotImplementedError
+
     def output_flags(self, output_hidden_states: bool | None, output_attentions: bool | None) -> tuple[bool, bool]:
         """The two flags, those of the config where they are None."""
         if output_hidden_states is None:
@@ -382,17 +391,13 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
 
     def row_bytes(self, inputs: torch.Tensor) -> int:
         """Bytes of the largest tensor that a pass makes for one step of one sample of `inputs`."""
-        config, positions = self.config, self.positions_of(inputs)
         # Sums of integer products are never in memory where kernels hand them to neurons block by block; levels are.
-        integers = config.weight_bits is not None and config.scale_granularity == "per_tensor"
+        integers = self.config.weight_bits is not None and self.config.scale_granularity == "per_tensor"
         of_sum = 1 if integers and products_with_neurons(inputs) else 4
-        return positions * max(
-            of_sum * config.intermediate_size, 4 * config.hidden_size, 4 * config.num_attention_heads * positions
+        return max(
+            positions * max(of_sum * hidden_width, 4 * width, 4 * heads * keys)
+            for positions, keys, width, hidden_width, heads in self.layer_sizes(inputs)
         )
-
-    def positions_of(self, inputs: torch.Tensor) -> int:
-        """N, positions of the sequences that the network makes of `inputs`."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def run(

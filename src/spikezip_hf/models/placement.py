@@ -93,5 +93,9 @@ class ProvenanceEngine(QuantEngine):
         first = super().first_token(x)
         return self.remember(first) if self.side(x) == SPIKES else first
 
+    def rearrange(self, x, function):
+        rearranged = super().rearrange(x, function)
+        return self.remember(rearranged) if self.side(x) == SPIKES else rearranged
+
     def emit(self, node, current):
         return self.remember(node(unwrap(current)))

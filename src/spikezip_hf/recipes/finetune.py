@@ -14,7 +14,7 @@ from spikezip_hf.recipes.inputs import DataArguments, data_name, label_fields, l
 from spikezip_hf.recipes.parsing import parse
 from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
 
-IMAGE_ARCHITECTURES = ("vit",)
+IMAGE_ARCHITECTURES = tuple(networks.IMAGE_CLASSES)
 ARCHITECTURES = ("bert", "roberta", *IMAGE_ARCHITECTURES)
 OFFLINE = "offline"
 
@@ -38,9 +38,10 @@ class NetworkArguments:
             "mapping in the recipe."
         },
     )
-    drop_path_rate: float = field(default=0.0, metadata={"help": "Drop path of the last layer, for ViT."})
+    drop_path_rate: float = field(default=0.0, metadata={"help": "Drop path of the last layer, for ViT and Swin."})
     image_mean: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Mean of the channels, for an untrained ViT."}
+        default_factory=lambda: [0.5, 0.5, 0.5],
+        metadata={"help": "Mean of the channels, for an untrained ViT or Swin."},
     )
     image_std: list[float] = field(
         default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Their standard deviation."}
@@ -75,11 +76,10 @@ def make_network(arguments: NetworkArguments, splits, max_length: int):
     """The network, and its tokenizer or image processor."""
     fields = {**(arguments.network or {}), **label_fields(splits)}  # type: ignore[dict-item]
     if arguments.is_image:
-        if arguments.model is None:
-            vit, processor = networks.small_vit(fields, arguments.image_mean, arguments.image_std)
-            networks.add_drop_path(vit, arguments.drop_path_rate)
-            return vit, processor
-        return networks.load_vit(arguments.source(), fields, arguments.drop_path_rate)
+        architecture, rate = arguments.architecture, arguments.drop_path_rate
+        if arguments.model is not None:
+            return networks.load_image_network(arguments.source(), architecture, fields, rate)
+        return networks.small_image_network(architecture, fields, arguments.image_mean, arguments.image_std, rate)
     if arguments.model is None:
         tokenizer = networks.character_tokenizer(splits["train"]["text"], max_length)
         return networks.small_encoder(arguments.architecture, tokenizer, max_length, fields), tokenizer

