@@ -6,9 +6,12 @@ import os
 import pytest
 import torch
 
-from spikezip_hf import QuantRobertaForSequenceClassification, QuantViTForImageClassification
+from spikezip_hf import (
+    QuantRobertaForSequenceClassification,
+    QuantViTForImageClassification,
+    SpikeViTForImageClassification,
+)
 from spikezip_hf.conversion import read_reference
-from spikezip_hf.models.quantization import quantize
 from tests.conversion.reference_networks import ReferenceRoberta, ReferenceViT, quantizers, randomized
 
 
@@ -64,3 +67,257 @@ def test_vit_computes_the_same(tmp_path):
     torch.testing.assert_close(logits, expected, rtol=1e-10, atol=1e-10)
     assert expected.std() > 0.1
     assert len(report.mapped) == len([name for name in qann.state_dict() if not name.endswith("initialized")])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_vit_has_the_same_levels(tmp_path, dtype):
+    network = make_vit(dtype)
+    qann, report = read_reference(save(network, tmp_path / "vit.pth"), 16, num_attention_heads=4)
+    assert_same_levels(network, qann, report, (images(dtype=dtype),), {"pixel_values": images(dtype=dtype)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_roberta_has_the_same_levels(tmp_path, dtype):
+    network = make_roberta(dtype)
+    qann, report = read_reference(save(network, tmp_path / "text.pth"), 16, num_attention_heads=4)
+    ids, mask = texts()
+    assert_same_levels(network, qann, report, (ids, mask), {"input_ids": ids, "attention_mask": mask})
+
+
+@torch.no_grad()
+def assert_same_levels(network, qann, report, arguments, inputs):
+    """Levels of every quantizer are equal, at places that hold tokens."""
+    network(*arguments)
+    theirs = {name: quantizer.levels for name, quantizer in quantizers(network)}
+    ours = node_levels(qann, inputs)
+    assert len(ours) == len(theirs)
+    tokens = inputs.get("attention_mask")
+    for name, levels in ours.items():
+        their_name = source_of(report, name).removesuffix(".s")
+        expected = theirs[their_name]
+        assert expected.unique().numel() > 3, f"{their_name} uses too few levels for the test to see a mistake"
+        if levels.dim() == 3 and expected.dim() == 4:  # ours flattens heads or patches before it quantizes
+            is_patches = "patch_embed" in their_name
+            expected = expected.flatten(2).transpose(1, 2) if is_patches else expected.transpose(1, 2).flatten(2)
+        if tokens is not None and levels.dim() > 2:
+            keep = (tokens[:, None, :, None] if levels.dim() == 4 else tokens[:, :, None]).bool()
+            levels, expected = levels * keep, expected * keep
+        # Equal, and not nearly so: with these seeds no value is within rounding of a tie.
+        assert torch.equal(levels, expected), name
+
+
+def source_of(report, name):
+    """Where the file has the scale of a node of ours."""
+    return next(source for ours, source in report.mapped.items() if ours.endswith(f"{name}.scale"))
+
+
+@torch.no_grad()
+def test_roberta_computes_the_same(tmp_path):
+    network = make_roberta(torch.float64)
+    qann, _ = read_reference(save(network, tmp_path / "text.pth"), 16, num_attention_heads=4)
+    assert type(qann) is QuantRobertaForSequenceClassification and qann.config.node_placement == "reference"
+    ids, mask = texts()
+    expected = network(ids, mask)
+    # As for the ViT: other order of rounding, float64.
+    torch.testing.assert_close(qann(input_ids=ids, attention_mask=mask).logits, expected, rtol=1e-10, atol=1e-10)
+    assert expected.std() > 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fields", [{"image": (8, 12)}, {"bias": False, "layers": 3}, {"level": 32, "heads": 2}])
+def test_sizes_are_read_from_the_tensors(tmp_path, fields):
+    network = make_vit(torch.float64, **fields)
+    height, width = (8, 12) if "image" in fields else (8, 8)
+    qann, report = read_reference(
+        save(network, tmp_path / "vit.pth"),
+        fields.get("level", 16),
+        num_attention_heads=fields.get("heads", 4),
+        image_size=fields.get("image"),
+    )
+    pixels = images(2, height, width, torch.float64)
+    torch.testing.assert_close(qann(pixels).logits, network(pixels), rtol=1e-10, atol=1e-10)  # rounding, as above
+    assert "qkv_bias" in report.settings and str(fields.get("layers", 2)) in report.settings["num_hidden_layers"]
+
+
+@torch.no_grad()
+def test_the_model_lives_on(tmp_path):
+    network = make_vit()
+    qann, _ = read_reference(save(network, tmp_path / "vit.pth"), 16, num_attention_heads=4)
+    qann.save_pretrained(tmp_path / "qann")
+    again = QuantViTForImageClassification.from_pretrained(tmp_path / "qann")
+    assert torch.equal(again(images()).logits, qann(images()).logits)
+    snn = SpikeViTForImageClassification.from_quantized(again, time_steps=256)
+    outputs = snn(images())
+    assert (outputs.equilibrium_step >= 0).all() and torch.equal(outputs.logits, qann(images()).logits)
+
+
+def test_a_training_says_levels_and_normalisation(tmp_path):
+    settings = argparse.Namespace(
+        level=16, act_layer="relu", remove_softmax=False, weight_quantization_bit=32, mean=[0.5] * 3, std=[0.5] * 3
+    )
+    path = save(make_vit(), tmp_path / "checkpoint-9.pth", optimizer={"state": {}}, epoch=9, args=settings)
+    qann, report = read_reference(path, num_attention_heads=4)
+    assert qann.config.quantization_levels == 16
+    assert set(report.ignored) == {"optimizer", "epoch", "args"}
+    assert any("mean [0.5, 0.5, 0.5]" in note for note in report.notes)
+    with pytest.raises(ValueError, match="quantization_levels: 32 as given, 16 by the training"):
+        read_reference(path, 32, num_attention_heads=4)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [({"act_layer": "gelu"}, "act_layer .* 'gelu'"), ({"remove_softmax": True}, "remove_softmax: .* no softmax")],
+)
+def test_what_cannot_be_represented_is_refused(tmp_path, settings, message):
+    path = save(make_vit(), tmp_path / "vit.pth", args=argparse.Namespace(level=16, **settings))
+    with pytest.raises(ValueError, match=message):
+        read_reference(path, num_attention_heads=4)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "module.bert.", "bert."])
+def test_wrappers_names_come_off(tmp_path, prefix):
+    state = {f"{prefix}{name}": tensor for name, tensor in make_roberta().state_dict().items()}
+    torch.save({"model": state, "best_score": 0.9}, tmp_path / "best.pth.tar")
+    torch.save({"state_dict": state}, tmp_path / "other.pth", _use_new_zipfile_serialization=False)
+    for name in ("best.pth.tar", "other.pth"):
+        _, report = read_reference(tmp_path / name, 16, num_attention_heads=4)
+        assert report.mapped["classifier.hidden_node.scale"] == "classifier.act.0.s"
+        assert "roberta.embeddings.position_ids" in report.ignored
+
+
+@torch.no_grad()
+def test_pruned_and_quantized_weights_are_what_they_stand_for(tmp_path):
+    network = make_vit(torch.float64)
+    state = network.state_dict()
+    pruned, quantized = "blocks.1.mlp.fc1", "blocks.0.attn.qkv"
+    mask = (torch.rand_like(state[f"{pruned}.weight"]) > 0.5).double()
+    scale = state[f"{quantized}.weight"].abs().max() / 100  # so that some weights are clamped
+    file = dict(state)
+    file[f"{pruned}.weight_orig"], file[f"{pruned}.weight_mask"] = file.pop(f"{pruned}.weight"), mask
+    file[f"{quantized}.quan_w_fn.s"] = scale
+    torch.save(file, tmp_path / "vit.pth")
+
+    network.blocks[1].mlp.fc1.weight.mul_(mask)
+    weight = network.blocks[0].attn.qkv.weight
+    weight.copy_((weight / scale + 0.5).floor().clamp(-64, 63) * scale)
+    with pytest.raises(ValueError, match="weight_bits has to be given"):
+        read_reference(tmp_path / "vit.pth", 16, num_attention_heads=4)
+    qann, report = read_reference(tmp_path / "vit.pth", 16, num_attention_heads=4, weight_bits=7)
+    pixels = images(dtype=torch.float64)
+    torch.testing.assert_close(qann(pixels).logits, network(pixels), rtol=1e-10, atol=1e-10)  # rounding, as above
+    assert set(report.ignored) == {f"{pruned}.weight_mask", f"{quantized}.quan_w_fn.s"}
+
+
+class RunsCode:
+    """What a malicious file would hold."""
+
+    def __init__(self, witness):
+        self.witness = str(witness)
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.witness}",)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_that_would_run_code_is_refused_unrun(tmp_path, zipped):
+    witness = tmp_path / "ran"
+    path = tmp_path / "bad.pth"
+    torch.save(
+        {"model": make_vit().state_dict(), "args": RunsCode(witness)}, path, _use_new_zipfile_serialization=zipped
+    )
+    with pytest.raises(ValueError, match=r"needs posix\.system: .* torch\.save\("):
+        read_reference(path, 16, num_attention_heads=4)
+    assert not witness.exists()
+
+
+def test_a_file_of_other_objects_is_refused_by_name(tmp_path):
+    path = save(make_vit(), tmp_path / "vit.pth", home=tmp_path)
+    with pytest.raises(ValueError, match=r"needs pathlib\S*PosixPath"):
+        read_reference(path, 16, num_attention_heads=4)
+
+
+def change(**changes):
+    """A file's state with these names (dots as __) set, or left out where None."""
+
+    def changed(state):
+        for name, value in changes.items():
+            name = name.replace("__", ".")
+            if value is None:
+                del state[name]
+            else:
+                state[name] = value
+        return state
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (change(blocks__1__mlp__fc1__bias=None), "blocks.1.mlp.fc1.bias: missing"),
+        (change(blocks__1__attn__quan_k__s=None), "blocks.1.attn.quan_k.s: missing"),
+        (change(blocks__1__attn__q_norm__weight=torch.ones(8)), "q_norm.weight: in the file and not known"),
+        (change(blocks__0__mlp__fc1__weight=torch.ones(48, 33)), r"fc1.weight is \(48, 33\), not \(48, 32\)"),
+        (change(blocks__0__attn__qkv__bias=torch.ones(95)), r"qkv.bias \(first third\) is \(95,\), not \(32,\)"),
+        (change(blocks__0__attn__quan_q__s=torch.tensor(-0.1)), r"quan_q.s = -0.1: no usable scale"),
+        (change(norm__1__s=torch.tensor(0.0)), r"norm.1.s = 0: no usable scale"),
+        (change(norm__1__s=torch.tensor(float("nan"))), r"norm.1.s: not finite"),
+        (change(head__bias=torch.full((5,), float("inf"))), "head.bias: not finite"),
+        (change(pos_embed=torch.ones(1, 6, 32)), "no square: give image_size"),
+        (change(align__0__weight=torch.ones(3, 18, 3, 3)), "event cameras"),
+        (lambda state: {f"x.{name}": tensor for name, tensor in state.items()}, "no layout that is known"),
+        (lambda state: {name: tensor for name, tensor in state.items() if name[-2:] != ".s"}, "quantize it with from_ann"),
+        (lambda state: {"blocks.0.attn.qkv.linear.weight": state["head.weight"]}, "converted SNN"),
+        (lambda state: {n: torch.tensor(1.0) if n[-2:] == ".s" else t for n, t in state.items()}, "nothing was trained"),
+        (lambda state: [1, 2], "holds a list"),
+        (lambda state: {"epoch": 1}, "holds no tensors"),
+    ],
+)  # fmt: skip
+def test_errors_name_the_tensor(tmp_path, changed, message):
+    torch.save(changed(dict(make_vit().state_dict())), tmp_path / "vit.pth")
+    with pytest.raises(ValueError, match=message):
+        read_reference(tmp_path / "vit.pth", 16, num_attention_heads=4)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({}, "quantization_levels has to be given: .* Its name suggests 16"),
+        ({"quantization_levels": 15}, "even integer"),
+        ({"quantization_levels": 16}, "num_attention_heads has to be given"),
+        ({"quantization_levels": 16, "num_attention_heads": 5}, "does not divide the width 32"),
+        ({"quantization_levels": 16, "num_attention_heads": 4, "image_size": 12}, "makes 9 patches"),
+    ],
+)
+def test_errors_name_the_argument(tmp_path, arguments, message):
+    path = save(make_vit(), tmp_path / "vit-q16-81.59.pth")
+    with pytest.raises(ValueError, match=message):
+        read_reference(path, **arguments)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        read_reference(tmp_path / "none.pth", 16)
+    (tmp_path / "text.pth").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match="cannot be read as a file of torch.save"):
+        read_reference(tmp_path / "text.pth", 16)
+    whole = save(make_vit(), tmp_path / "vit.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot be read as a file of torch.save"):
+        read_reference(tmp_path / "cut.pth", 16)
+
+
+def test_wrong_levels_look_odd(tmp_path):
+    network = make_vit(level=64)
+    path = save(network, tmp_path / "vit.pth")
+    _, right = read_reference(path, 64, num_attention_heads=4)
+    _, wrong = read_reference(path, 4, num_attention_heads=4)
+    assert not [note for note in right.notes if "largest level" in note]
+    assert [note for note in wrong.notes if "largest level" in note]
+
+
+def test_the_report_says_all(tmp_path):
+    _, report = read_reference(save(make_vit(), tmp_path / "vit.pth"), 16, num_attention_heads=4)
+    text = str(report)
+    assert "34 weights and 25 scales" in text and "quantization_levels: 16, as given" in text
+    assert report.as_dict()["mapped"]["vit.layers.0.attention.k_proj.bias"] == "blocks.0.attn.qkv.bias (second third)"

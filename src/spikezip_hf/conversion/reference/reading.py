@@ -6,11 +6,14 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from transformers import PreTrainedConfig
 from transformers.utils import logging
 
 from spikezip_hf.conversion.reference import roberta, vit
 from spikezip_hf.conversion.reference.files import Checkpoint, read_checkpoint
 from spikezip_hf.conversion.reference.mapping import ImportReport, fill, oddities
+from spikezip_hf.conversion.reference.weights import plain_weights
+from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 from spikezip_hf.models.quantization import LSQQuantizer, level_bounds
 
@@ -27,6 +30,7 @@ def read_reference(
     num_attention_heads: int | None = None,
     image_size: int | tuple[int, int] | None = None,
     layer_norm_eps: float | None = None,
+    weight_bits: int | None = None,
 ) -> tuple[QuantPreTrainedModel, ImportReport]:
     """A quantized network of the paper's code, or of one in its layout, as a Quant model.
 
@@ -41,6 +45,8 @@ def read_reference(
             reference which is as wide.
         image_size: pixels, height and width; by default the square that the position embeddings fit.
         layer_norm_eps: of each LayerNorm; by default the reference's, 1e-6 for ViT and 1e-5 for RoBERTa.
+        weight_bits: of the file's weights, if it has quantizers for them and does not say it. The model gets the values
+            that they stand for, in floating point.
 
     Returns:
         The model, in eval mode on the CPU, and what became of the file.
@@ -54,11 +60,12 @@ def read_reference(
     checkpoint = read_checkpoint(path)
     layout = layout_of(checkpoint.tensors, path)
     tensors, bounds = without_bounds(checkpoint.tensors)
+    tensors, became = plain_weights(tensors, checkpoint.settings, weight_bits)
     for prefix, why in layout.REFUSED.items():
         if found := sorted(name for name in tensors if name.startswith(prefix)):
             raise ValueError(f"{found[0]} cannot be imported: {why}.")
     check_training(checkpoint.settings)
-    ignored = dict(checkpoint.others)
+    ignored = {**checkpoint.others, **became}
     for name in sorted(tensors):
         if name.endswith(".position_ids"):
             ignored[name] = "a buffer that is counted and not learned"
@@ -83,7 +90,7 @@ def read_reference(
     mapped = fill(model, list(layout.entries(tensors, config)), tensors, ignored)
     check_bounds(model, mapped, bounds)
 
-    notes = [*assumptions(checkpoint.settings, layout), *oddities(model)]
+    notes = [*assumptions(checkpoint.settings, config), *oddities(model)]
     for note in notes:
         logger.info(note)
     report = ImportReport(
@@ -217,20 +224,21 @@ def check_bounds(
             )
 
 
-def assumptions(settings: dict[str, Any], layout: ModuleType) -> list[str]:
+def assumptions(settings: dict[str, Any], config: PreTrainedConfig) -> list[str]:
     """What the file does not say, in words."""
     notes = []
     if "act_layer" not in settings:
         notes.append("the activation is taken to be ReLU, the only one that the reference converts")
-    if layout is vit:
-        if "remove_softmax" not in settings:
-            notes.append("attention is taken to have its softmax")
-        if settings.get("mean") and settings.get("std"):
-            notes.append(f"images were normalised with mean {settings['mean']} and std {settings['std']}")
-        else:
-            notes.append("how images were normalised is not in the file; the reference's commands say mean and std 0.5")
-        notes.append("converted, the reference's own LayerNorms have eps 1e-5; ours keep that of the quantized network")
-    else:
-        notes.append("LayerNorms' outputs stay analog and the context is clipped at 0, as in the reference's text branch")
+    if isinstance(config, QuantRobertaConfig):
+        if config.node_placement == "reference":
+            notes.append("LayerNorms' outputs stay analog and the context is clipped at 0, as in the reference")
         notes.append("the tokenizer is not in the file; the reference pads to 50 tokens with id 0: pass attention_mask")
+        return notes
+    if "remove_softmax" not in settings:
+        notes.append("attention is taken to have its softmax")
+    if settings.get("mean") and settings.get("std"):
+        notes.append(f"images were normalised with mean {settings['mean']} and std {settings['std']}")
+    else:
+        notes.append("how images were normalised is not in the file; the reference's commands say mean and std 0.5")
+    notes.append("the reference's converted network has LayerNorms of eps 1e-5; this is its quantized network")
     return notes
