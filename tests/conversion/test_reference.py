@@ -12,6 +12,7 @@ from spikezip_hf import (
     SpikeViTForImageClassification,
 )
 from spikezip_hf.conversion import read_reference
+from tests.conversion.levels import assert_equal_levels, node_levels
 from tests.conversion.reference_networks import ReferenceRoberta, ReferenceViT, quantizers, randomized
 
 
@@ -39,22 +40,6 @@ def make_roberta(dtype=torch.float32, **fields):
 def save(network, path, **beside):
     torch.save({"model": network.state_dict(), **beside}, path)
     return path
-
-
-@torch.no_grad()
-def node_levels(qann, inputs):
-    """Levels of each node of our network in a forward pass."""
-    levels, hooks = {}, []
-    for node in qann.nodes:
-        hooks.append(
-            node.register_forward_hook(
-                lambda module, args, output: levels.update({module.name: (output.values / module.scale).round()})
-            )
-        )
-    qann(**inputs)
-    for hook in hooks:
-        hook.remove()
-    return levels
 
 
 @torch.no_grad()
@@ -86,29 +71,9 @@ def test_roberta_has_the_same_levels(tmp_path, dtype):
 
 @torch.no_grad()
 def assert_same_levels(network, qann, report, arguments, inputs):
-    """Levels of every quantizer are equal, at places that hold tokens."""
     network(*arguments)
     theirs = {name: quantizer.levels for name, quantizer in quantizers(network)}
-    ours = node_levels(qann, inputs)
-    assert len(ours) == len(theirs)
-    tokens = inputs.get("attention_mask")
-    for name, levels in ours.items():
-        their_name = source_of(report, name).removesuffix(".s")
-        expected = theirs[their_name]
-        assert expected.unique().numel() > 3, f"{their_name} uses too few levels for the test to see a mistake"
-        if levels.dim() == 3 and expected.dim() == 4:  # ours flattens heads or patches before it quantizes
-            is_patches = "patch_embed" in their_name
-            expected = expected.flatten(2).transpose(1, 2) if is_patches else expected.transpose(1, 2).flatten(2)
-        if tokens is not None and levels.dim() > 2:
-            keep = (tokens[:, None, :, None] if levels.dim() == 4 else tokens[:, :, None]).bool()
-            levels, expected = levels * keep, expected * keep
-        # Equal, and not nearly so: with these seeds no value is within rounding of a tie.
-        assert torch.equal(levels, expected), name
-
-
-def source_of(report, name):
-    """Where the file has the scale of a node of ours."""
-    return next(source for ours, source in report.mapped.items() if ours.endswith(f"{name}.scale"))
+    assert_equal_levels(node_levels(qann, inputs), theirs, report, inputs.get("attention_mask"))
 
 
 @torch.no_grad()
@@ -124,7 +89,7 @@ def test_roberta_computes_the_same(tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("fields", [{"image": (8, 12)}, {"bias": False, "layers": 3}, {"level": 32, "heads": 2}])
+@pytest.mark.parametrize("fields", [{"image": (8, 12)}, {"global_pool": True}, {"bias": False, "layers": 3}, {"level": 32, "heads": 2}])
 def test_sizes_are_read_from_the_tensors(tmp_path, fields):
     network = make_vit(torch.float64, **fields)
     height, width = (8, 12) if "image" in fields else (8, 8)
@@ -160,7 +125,7 @@ def test_a_training_says_levels_and_normalisation(tmp_path):
     assert qann.config.quantization_levels == 16
     assert set(report.ignored) == {"optimizer", "epoch", "args"}
     assert any("mean [0.5, 0.5, 0.5]" in note for note in report.notes)
-    with pytest.raises(ValueError, match="quantization_levels: 32 as given, 16 by the training"):
+    with pytest.raises(ValueError, match="quantization_levels: 32 by your argument, 16 by the training"):
         read_reference(path, 32, num_attention_heads=4)
 
 
@@ -319,5 +284,5 @@ def test_wrong_levels_look_odd(tmp_path):
 def test_the_report_says_all(tmp_path):
     _, report = read_reference(save(make_vit(), tmp_path / "vit.pth"), 16, num_attention_heads=4)
     text = str(report)
-    assert "34 weights and 25 scales" in text and "quantization_levels: 16, as given" in text
+    assert "40 weights and 22 scales" in text and "quantization_levels: 16, by your argument" in text
     assert report.as_dict()["mapped"]["vit.layers.0.attention.k_proj.bias"] == "blocks.0.attn.qkv.bias (second third)"

@@ -74,7 +74,7 @@ def load_plain(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, AttributeError, EOFError, RuntimeError, KeyError, IndexError) as error:
+    except (pickle.UnpicklingError, AttributeError, EOFError, RuntimeError, LookupError, OSError) as error:
         objects = foreign_objects(path, str(error))
         if not objects:
             first_line = str(error).strip().partition("\n")[0]

@@ -187,10 +187,10 @@ def oddities(model: TwinPreTrainedModel) -> list[str]:
             node = getattr(module, f"{name}_node", getattr(module, "norm_node", None))
             if not isinstance(norm, torch.nn.LayerNorm) or node is None:
                 continue
-            # What a LayerNorm hands on has about the size of its weights.
+            # What a LayerNorm hands on has about the size of its weights, and LSQ starts at 1.6 sqrt(S_max) times that.
             size = float(norm.weight.detach().square().mean().sqrt())
             reach = float(node.scale.detach().mean()) * node.max_level
-            if not 0.25 * size <= reach <= 64 * size:
+            if not 0.75 * size <= reach <= 40 * size:
                 notes.append(f"{node.name}: its largest level is {reach:.3g}, behind a LayerNorm of weights {size:.3g}")
     for node in nodes:
         if node.name.endswith("probs_node") and bool((node.scale >= 2.0).any()):

@@ -100,7 +100,7 @@ def read_reference(
         ignored=ignored,
         settings={
             **{name: f"{value}, from the tensors" for name, value in fields.items()},
-            "quantization_levels": f"{levels}, {levels_from}",
+            "quantization_levels": f"{levels}, by {levels_from}",
             "num_attention_heads": f"{heads}, {heads_from}",
             "layer_norm_eps": f"{eps:g}, {'the default of the reference' if layer_norm_eps is None else 'as given'}",
         },
@@ -164,7 +164,7 @@ def choose_levels(
     """
     told = {}
     if given is not None:
-        told["as given"] = given
+        told["your argument"] = given
     if "level" in checkpoint.settings:
         told["the training's argument `level`"] = checkpoint.settings["level"]
     if bounds:
@@ -183,8 +183,8 @@ def choose_levels(
         level_bounds(value, signed=True)
     if len(set(told.values())) > 1:
         raise ValueError(
-            f"quantization_levels: {', '.join(f'{value} by {source}' for source, value in told.items())}. One of them "
-            "is of another network."
+            f"quantization_levels: {', '.join(f'{value} by {source}' for source, value in told.items())}. Leave the "
+            "argument out, if the file is right."
         )
     source, levels = next(iter(told.items()))
     return levels, source

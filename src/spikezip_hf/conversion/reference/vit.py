@@ -11,6 +11,7 @@ from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification
 
 quant_class = QuantViTForImageClassification
 MARK = "patch_embed.proj.0.weight"  # what tells this layout
+POOLED = "fc_norm.0.weight"  # a LayerNorm behind the mean of the patches, in place of one ahead of the class token
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}  # of the reference's models: small, base, large, huge
 LAYER_NORM_EPS = 1e-6
 REFUSED = {
@@ -51,6 +52,8 @@ def sizes(tensors: dict[str, torch.Tensor], image_size: tuple[int, int] | None) 
         "num_channels": channels,
         "num_labels": shape_of(tensors, "head.weight", 2)[0],
         "qkv_bias": "blocks.0.attn.qkv.bias" in tensors,
+        "pooling": "mean" if POOLED in tensors else "class_token",
+        "norm_after_pooling": POOLED in tensors,
     }
 
 
@@ -62,8 +65,9 @@ def entries(tensors: dict[str, torch.Tensor], config: QuantViTConfig) -> Iterato
     yield from node("vit.embeddings.patch_embeddings.node", "patch_embed.proj.1")
     for layer in range(config.num_hidden_layers):
         yield from block(f"vit.layers.{layer}", f"blocks.{layer}", config.qkv_bias)
-    yield from affine("vit.layernorm", "norm.0")
-    yield from node("vit.layernorm_node", "norm.1")
+    ours, theirs = ("fc_norm", "fc_norm") if config.norm_after_pooling else ("vit.layernorm", "norm")
+    yield from affine(ours, f"{theirs}.0")
+    yield from node(f"{ours}_node", f"{theirs}.1")
     yield from affine("classifier", "head")
 
 
