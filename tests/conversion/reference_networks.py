@@ -38,7 +38,9 @@ class QAttention(nn.Module):
 
     def forward(self, x):
         batch, tokens, dim = x.shape
-        q, k, v = (part.reshape(batch, tokens, self.heads, -1).permute(0, 2, 1, 3) for part in self.qkv(x).chunk(3, -1))
+        q, k, v = (
+            part.reshape(batch, tokens, self.heads, -1).permute(0, 2, 1, 3) for part in self.qkv(x).chunk(3, -1)
+        )
         q, k, v = self.quan_q(q), self.quan_k(k), self.quan_v(v)
         scores = (q * (dim // self.heads) ** -0.5) @ k.transpose(2, 3)
         context = self.after_attn_quan(self.attn_quan(scores.softmax(-1)) @ v)

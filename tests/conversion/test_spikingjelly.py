@@ -64,12 +64,14 @@ def test_bounds_that_are_not_ours_are_refused(tmp_path):
     state["roberta.encoder.layer.0.attention.self.after_attn_quan.neg_min"] = torch.tensor(0.0)
     state["roberta.encoder.layer.0.attention.self.after_attn_quan.pos_max"] = torch.tensor(15.0)
     torch.save(state, tmp_path / "network.pth")
-    with pytest.raises(ValueError, match="after_attn_quan has levels from 0 to 15, and ours there has them from -8 to 7"):
+    with pytest.raises(
+        ValueError, match="after_attn_quan has levels from 0 to 15, and ours there has them from -8 to 7"
+    ):
         read_reference(tmp_path / "network.pth", num_attention_heads=4)
 
 
 @pytest.mark.parametrize(
-    "qann, message",
+    ("qann", "message"),
     [
         (lambda: make_qann(granularity="per_channel"), "scale_granularity is 'per_channel'"),
         (lambda: make_text_qann("roberta", head_act="tanh"), "head_act is 'tanh'"),

@@ -4,8 +4,8 @@
     network = to_spikingjelly(qann)
     snn = ModuleConverter(recipe=SpikeZIPTFQANNRecipe(model_family="vit")).convert(network)
 
-Nothing of SpikingJelly is needed to make the network: the recipe looks at the names of attributes. `read_reference` reads
-such a network's state dict back.
+Nothing of SpikingJelly is needed to make the network: the recipe looks at the names of attributes. `read_reference`
+reads such a network's state dict back.
 """
 
 from collections.abc import Mapping
@@ -63,8 +63,8 @@ class StepInputs(NamedTuple):
 def step_inputs(qann: QuantPreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> StepInputs:
     """How SpikingJelly's form of `qann` takes in `inputs`, those of `qann` itself.
 
-    An image is the current of the first step, with zeros behind it. Ids are given at every step, of which SpikingJelly's
-    embeddings look at the first.
+    An image is the current of the first step, with zeros behind it. Ids are given at every step, of which
+    SpikingJelly's embeddings look at the first.
 
     Raises:
         ValueError: input per step, embeddings in place of ids, or padding ahead of a text.

@@ -68,8 +68,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def load_plain(path: Path) -> Any:
     """What torch.save has put into a file, if it is tensors and plain values.
 
-    argparse.Namespace is let through beside them, since the reference's ViT scripts keep their arguments in one: it has
-    no code that loading could run.
+    argparse.Namespace is let through beside them, since the reference's ViT scripts keep their arguments in one: it
+    has no code that loading could run.
     """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -80,8 +80,8 @@ def load_plain(path: Path) -> Any:
             first_line = str(error).strip().partition("\n")[0]
             raise ValueError(f"{path} cannot be read as a file of torch.save: {first_line}") from error
         raise ValueError(
-            f"{path} needs {', '.join(objects)}: that is more than tensors, and loading it would run code of the file, "
-            "so it was not loaded. Where whoever made the file is trusted, have its tensors saved alone, "
+            f"{path} needs {', '.join(objects)}: that is more than tensors, and loading it would run code of the "
+            "file, so it was not loaded. Where whoever made the file is trusted, have its tensors saved alone, "
             'torch.save({"model": model.state_dict()}, "tensors.pth"), and import that.'
         ) from error
 

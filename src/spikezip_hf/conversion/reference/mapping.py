@@ -50,6 +50,7 @@ class ImportReport:
         file: its path.
         architecture: class of the model that was made.
         mapped: {name in the model's state dict: where in the file it is from}.
+        folded: {name in the file: which weight it was made part of}.
         ignored: {name in the file: why it is not in the model}.
         settings: {field of the config: its value, and where that is from}.
         notes: what the file does not say and was taken for granted, and what looks odd.
@@ -58,6 +59,7 @@ class ImportReport:
     file: str
     architecture: str
     mapped: dict[str, str]
+    folded: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, str] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -68,6 +70,7 @@ class ImportReport:
             "file": self.file,
             "architecture": self.architecture,
             "mapped": self.mapped,
+            "folded": self.folded,
             "ignored": self.ignored,
             "settings": self.settings,
             "notes": list(self.notes),
@@ -79,10 +82,20 @@ class ImportReport:
             f"{self.file}: {self.architecture}",
             f"mapped: {len(self.mapped) - scales} weights and {scales} scales; nothing is missing",
             *(f"  {name}: {value}" for name, value in self.settings.items()),
-            *(f"ignored: {name}, {why}" for name, why in self.ignored.items()),
+            *(
+                line
+                for what, names in (("folded", self.folded), ("ignored", self.ignored))
+                for line in in_short(what, [f"{name}, {why}" for name, why in names.items()])
+            ),
             *(f"note: {note}" for note in self.notes),
         ]
         return "\n".join(lines)
+
+
+def in_short(what: str, entries: list[str], most: int = 6) -> list[str]:
+    """A line for each entry, and one that counts those beyond `most`."""
+    more = [f"{what}: and {len(entries) - most} more"] if len(entries) > most else []
+    return [f"{what}: {entry}" for entry in entries[:most]] + more
 
 
 def shape_of(tensors: dict[str, torch.Tensor], name: str, dims: int) -> torch.Size:
@@ -125,7 +138,9 @@ def fill(
     dtype = common_dtype([tensors[entry.theirs] for entry in entries if entry.theirs in tensors])
     known = {entry.theirs for entry in entries}
     refuse("missing in the file", sorted(known - tensors.keys()))
-    refuse("in the file and not known, so the network would not be the same", sorted(tensors.keys() - known - {*ignored}))
+    refuse(
+        "in the file and not known, so the network would not be the same", sorted(tensors.keys() - known - {*ignored})
+    )
 
     state: dict[str, torch.Tensor] = {}
     wrong_shapes, not_finite, bad_scales = [], [], []
@@ -187,11 +202,13 @@ def oddities(model: TwinPreTrainedModel) -> list[str]:
             node = getattr(module, f"{name}_node", getattr(module, "norm_node", None))
             if not isinstance(norm, torch.nn.LayerNorm) or node is None:
                 continue
-            # What a LayerNorm hands on has about the size of its weights, and LSQ starts at 1.6 sqrt(S_max) times that.
+            # A LayerNorm's outputs have about the size of its weights, and LSQ starts at 1.6 sqrt(S_max) times that.
             size = float(norm.weight.detach().square().mean().sqrt())
             reach = float(node.scale.detach().mean()) * node.max_level
             if not 0.75 * size <= reach <= 40 * size:
-                notes.append(f"{node.name}: its largest level is {reach:.3g}, behind a LayerNorm of weights {size:.3g}")
+                notes.append(
+                    f"{node.name}: its largest level is {reach:.3g}, behind a LayerNorm of weights {size:.3g}"
+                )
     for node in nodes:
         if node.name.endswith("probs_node") and bool((node.scale >= 2.0).any()):
             notes.append(f"{node.name}: its scale is 2 or more, so no attention probability reaches level 1")

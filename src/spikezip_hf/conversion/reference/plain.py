@@ -16,7 +16,8 @@ class Quantizer(nn.Module):
     """One of our nodes, with the attributes that SpikingJelly's recipe reads. Any shape to the same.
 
     Attributes:
-        s: (), the scale, in the type of ours: float32, if not wider. With `neg_min` and `pos_max`, the bounds, it is all of the state.
+        s: (), the scale, in the type of ours: float32, if not wider.
+        neg_min, pos_max: (), smallest and largest level; saved beside the scale.
         sym: whether there are levels below 0.
         level: how many levels there are.
     """
@@ -27,6 +28,8 @@ class Quantizer(nn.Module):
         self.s = nn.Parameter(scale_of(node), requires_grad=False)
         self.register_buffer("pos_max", torch.tensor(float(node.max_level)))
         self.register_buffer("neg_min", torch.tensor(float(node.min_level)))
+        self.pos_max: torch.Tensor
+        self.neg_min: torch.Tensor
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.floor(x / self.s + 0.5).clamp(self.neg_min, self.pos_max) * self.s
@@ -44,8 +47,8 @@ def check(qann: QuantPreTrainedModel) -> None:
     """Raise ValueError, naming the field or the node, if `qann` has what the layout cannot express."""
     if any(node.scale.numel() != 1 for node in qann.nodes):
         raise ValueError(
-            f"scale_granularity is {qann.config.scale_granularity!r}, and the layout has one scale a node: quantize with "
-            "scale_granularity='per_tensor'."
+            f"scale_granularity is {qann.config.scale_granularity!r}, and the layout has one scale a node: quantize "
+            "with scale_granularity='per_tensor'."
         )
     qann.check_nodes()
 
@@ -61,13 +64,15 @@ def affine(*sources: Linear) -> nn.Linear:
 
 
 def convolution(source: Conv2d) -> nn.Conv2d:
-    """A plain convolution with the weights that ours is done with."""
+    """A plain convolution of patches with the weights that ours is done with."""
+    weight = quantized_weight(source).detach().clone()
+    height, width = weight.shape[2:]
     conv = nn.Conv2d(
-        source.in_channels, source.out_channels, source.kernel_size, source.stride, bias=source.bias is not None
+        source.in_channels, source.out_channels, (height, width), (height, width), bias=source.bias is not None
     )
-    conv.weight.data = quantized_weight(source).detach().clone()
+    conv.weight.data = weight
     if source.bias is not None:
-        conv.bias.data = source.bias.detach().clone()
+        conv.bias = nn.Parameter(source.bias.detach().clone())
     return conv
 
 

@@ -15,14 +15,19 @@ def normed(source: nn.LayerNorm, node: LSQQuantizer | None) -> nn.Module:
     return layer_norm(source) if node is None else nn.Sequential(layer_norm(source), Quantizer(node))
 
 
+def table(source: nn.Embedding) -> nn.Embedding:
+    """A plain embedding with the rows of ours."""
+    return nn.Embedding.from_pretrained(source.weight.detach().clone())
+
+
 class Embeddings(nn.Module):
     """Ids, types and positions, each (..., B, N), to (..., B, N, hidden)."""
 
     def __init__(self, source):
         super().__init__()
-        for name in ("word_embeddings", "token_type_embeddings", "position_embeddings"):
-            weight = getattr(source, name).weight.detach().clone()
-            self.add_module(name, nn.Embedding.from_pretrained(weight))
+        self.word_embeddings = table(source.word_embeddings)
+        self.token_type_embeddings = table(source.token_type_embeddings)
+        self.position_embeddings = table(source.position_embeddings)
         self.LayerNorm = normed(source.LayerNorm, source.norm_node)
 
     def forward(self, ids, types, positions) -> torch.Tensor:

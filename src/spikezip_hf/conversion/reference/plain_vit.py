@@ -20,6 +20,13 @@ from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification
 class Attention(nn.Module):
     """Quantized self-attention, (B, N, hidden) to the same; `fill_attention` gives it its parts."""
 
+    num_heads: int
+    head_dim: int
+    scale: float
+    qkv: nn.Module
+    proj: nn.Module
+    quan_proj: nn.Module
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         nodes = (self.quan_q, self.quan_k, self.quan_v, self.attn_quan, self.after_attn_quan)
@@ -109,7 +116,7 @@ class VisionTransformer(nn.Module):
             if getattr(config, field) != usual:
                 raise ValueError(f"{field} is {getattr(config, field)!r}: the layout is that of {usual!r} alone.")
         self.embed_dim = config.hidden_size
-        if vit.layers[0].attention.q_proj.out_features != self.embed_dim:
+        if getattr(config, "head_dim", None) not in (None, self.embed_dim // config.num_attention_heads):
             raise ValueError("head_dim: the layout's attention is as wide as the hidden state, so leave it out.")
         position = vit.embeddings.position_embeddings
         self.patch_embed = PatchEmbed(vit.embeddings.patch_embeddings, position.shape[1] - 1, quantizer)

@@ -35,7 +35,7 @@ def read_reference(
     """A quantized network of the paper's code, or of one in its layout, as a Quant model.
 
     Its forward pass is the same function: the same products, quantizers and operators in the same order. Logits are
-    those of the file's own network up to the rounding of floating point, which differs in the order of sums.
+    those of the file's own network up to the rounding of floating point.
 
     Args:
         path: a `.pth` file of torch.save, or a safetensors file; a state dict, or a training's checkpoint with one.
@@ -45,8 +45,8 @@ def read_reference(
             reference which is as wide.
         image_size: pixels, height and width; by default the square that the position embeddings fit.
         layer_norm_eps: of each LayerNorm; by default the reference's, 1e-6 for ViT and 1e-5 for RoBERTa.
-        weight_bits: of the file's weights, if it has quantizers for them and does not say it. The model gets the values
-            that they stand for, in floating point.
+        weight_bits: of the file's weights, if it has quantizers for them and does not say it. The model gets the
+            values that they stand for, in floating point.
 
     Returns:
         The model, in eval mode on the CPU, and what became of the file.
@@ -60,12 +60,12 @@ def read_reference(
     checkpoint = read_checkpoint(path)
     layout = layout_of(checkpoint.tensors, path)
     tensors, bounds = without_bounds(checkpoint.tensors)
-    tensors, became = plain_weights(tensors, checkpoint.settings, weight_bits)
+    tensors, folded = plain_weights(tensors, checkpoint.settings, weight_bits)
     for prefix, why in layout.REFUSED.items():
         if found := sorted(name for name in tensors if name.startswith(prefix)):
             raise ValueError(f"{found[0]} cannot be imported: {why}.")
     check_training(checkpoint.settings)
-    ignored = {**checkpoint.others, **became}
+    ignored = dict(checkpoint.others)
     for name in sorted(tensors):
         if name.endswith(".position_ids"):
             ignored[name] = "a buffer that is counted and not learned"
@@ -73,7 +73,9 @@ def read_reference(
 
     levels, levels_from = choose_levels(quantization_levels, checkpoint, bounds, path)
     if layout is roberta and levels == 256 and not bounds:
-        raise ValueError("quantization_levels=256: the reference's text branch does not quantize at all at 256 levels.")
+        raise ValueError(
+            "quantization_levels=256: the reference's text branch does not quantize at all at 256 levels."
+        )
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
     fields: dict[str, Any] = layout.sizes(tensors, size)
     heads, heads_from = choose_heads(num_attention_heads, fields["hidden_size"], layout)
@@ -97,6 +99,7 @@ def read_reference(
         file=str(path),
         architecture=type(model).__name__,
         mapped=mapped,
+        folded=folded,
         ignored=ignored,
         settings={
             **{name: f"{value}, from the tensors" for name, value in fields.items()},
@@ -170,7 +173,9 @@ def choose_levels(
     if bounds:
         counts = {largest - smallest + 1 for smallest, largest in bounds.values()}
         if len(counts) > 1:
-            raise ValueError(f"The quantizers have {sorted(counts)} levels, and a network of ours has one number of them.")
+            raise ValueError(
+                f"The quantizers have {sorted(counts)} levels, and a network of ours has one number of them."
+            )
         told["the quantizers' bounds"] = counts.pop()
     if not told:
         named = re.search(r"q(\d+)", Path(path).name)
@@ -208,9 +213,7 @@ def choose_heads(given: int | None, hidden_size: int, layout: ModuleType) -> tup
     return given, "as given"
 
 
-def check_bounds(
-    model: QuantPreTrainedModel, mapped: dict[str, str], bounds: dict[str, tuple[int, int]]
-) -> None:
+def check_bounds(model: QuantPreTrainedModel, mapped: dict[str, str], bounds: dict[str, tuple[int, int]]) -> None:
     """Raise ValueError, naming the quantizer, if its bounds are not those of our node."""
     for name, node in model.named_modules():
         if not isinstance(node, LSQQuantizer):
@@ -219,8 +222,8 @@ def check_bounds(
         ours = (node.min_level, node.max_level)
         if bounds.get(path, ours) != ours:
             raise ValueError(
-                f"{path} has levels from {bounds[path][0]} to {bounds[path][1]}, and ours there has them from {ours[0]} "
-                f"to {ours[1]}: it is another network."
+                f"{path} has levels from {bounds[path][0]} to {bounds[path][1]}, and ours there has them from "
+                f"{ours[0]} to {ours[1]}: it is another network."
             )
 
 
@@ -232,7 +235,9 @@ def assumptions(settings: dict[str, Any], config: PreTrainedConfig) -> list[str]
     if isinstance(config, QuantRobertaConfig):
         if config.node_placement == "reference":
             notes.append("LayerNorms' outputs stay analog and the context is clipped at 0, as in the reference")
-        notes.append("the tokenizer is not in the file; the reference pads to 50 tokens with id 0: pass attention_mask")
+        notes.append(
+            "the tokenizer is not in the file; the reference pads to 50 tokens with id 0: pass attention_mask"
+        )
         return notes
     if "remove_softmax" not in settings:
         notes.append("attention is taken to have its softmax")

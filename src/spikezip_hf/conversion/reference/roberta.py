@@ -1,7 +1,7 @@
 """Layout of the reference's quantized RoBERTa, transformers' sequence classifier with quantizers put in.
 
-The reference has no quantizer behind LayerNorms. Networks made for SpikingJelly's recipe may have them, under the names
-`LayerNorm.0` and `LayerNorm.1`.
+The reference has no quantizer behind LayerNorms. Networks made for SpikingJelly's recipe may have them, under the
+names `LayerNorm.0` and `LayerNorm.1`.
 """
 
 from collections.abc import Iterator

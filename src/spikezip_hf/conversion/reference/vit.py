@@ -29,6 +29,8 @@ def sizes(tensors: dict[str, torch.Tensor], image_size: tuple[int, int] | None) 
     hidden, channels, patch_height, patch_width = shape_of(tensors, MARK, 4)
     positions = shape_of(tensors, "pos_embed", 3)[1]
     intermediate = shape_of(tensors, "blocks.0.mlp.fc1.weight", 2)[0]
+    if positions < 2:
+        raise ValueError(f"pos_embed has {positions} places, and needs one for the class token and for each patch.")
     if image_size is None:
         side = math.isqrt(positions - 1)
         if side * side != positions - 1:

@@ -24,7 +24,7 @@ def plain_weights(
         if f"{whole}_orig" not in tensors or tensors[f"{whole}_orig"].shape != tensors[name].shape:
             raise ValueError(f"{whole}_orig is missing in the file, or not of the shape of {name}.")
         plain[whole] = plain.pop(f"{whole}_orig") * plain.pop(name)
-        became[name] = f"multiplied into {whole}"
+        became[name] = f"{whole}, now without what was pruned"
     for name in [name for name in tensors if name.endswith(".quan_w_fn.s")]:
         bits = bits_of(name, settings, weight_bits)
         path = name.removesuffix(".quan_w_fn.s")
@@ -34,11 +34,11 @@ def plain_weights(
         if scale.numel() != 1 or not bool(scale >= MIN_SCALE):
             raise ValueError(f"{name} = {scale.tolist()}: a weight's scale has to be one number above 0.")
         if bits >= UNQUANTIZED_BITS:
-            became[name] = f"unused: the reference does not quantize weights at {bits} bits"
+            became[name] = f"{path}.weight, which the reference does not quantize at {bits} bits"
             continue
         half = 2 ** (bits - 1)
         plain[f"{path}.weight"] = quantize(plain[f"{path}.weight"], scale, -half, half - 1) * scale
-        became[name] = f"{path}.weight is kept as the values that its {bits} bits stand for"
+        became[name] = f"{path}.weight, now the values that its {bits} bits stand for"
     return plain, became
 
 
@@ -53,7 +53,9 @@ def bits_of(name: str, settings: dict[str, Any], given: int | None) -> int:
         raise ValueError(f"weight_bits is {given}, and the training's argument weight_quantization_bit {told}.")
     bits = told if given is None else given
     if bits is None:
-        raise ValueError(f"weight_bits has to be given: weights are quantized ({name}), and the file does not say to what.")
+        raise ValueError(
+            f"weight_bits has to be given: weights are quantized ({name}), and the file does not say to what."
+        )
     if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 32:
         raise ValueError(f"weight_bits must be an integer from 2 to 32, got {bits!r}.")
     return bits
