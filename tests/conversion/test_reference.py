@@ -5,6 +5,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from spikezip_hf import (
     QuantRobertaForSequenceClassification,
@@ -260,6 +261,10 @@ def test_errors_name_the_tensor(tmp_path, changed, message):
         ({"quantization_levels": 16}, "num_attention_heads has to be given"),
         ({"quantization_levels": 16, "num_attention_heads": 5}, "does not divide the width 32"),
         ({"quantization_levels": 16, "num_attention_heads": 4, "image_size": 12}, "makes 9 patches"),
+        (
+            {"quantization_levels": 16, "num_attention_heads": 4, "layer_norm_eps": 0.0},
+            "layer_norm_eps must be above 0",
+        ),
     ],
 )
 def test_errors_name_the_argument(tmp_path, arguments, message):
@@ -295,3 +300,25 @@ def test_the_report_says_all(tmp_path):
     assert "40 weights and 22 scales" in text
     assert "quantization_levels: 16, by your argument" in text
     assert report.as_dict()["mapped"]["vit.layers.0.attention.k_proj.bias"] == "blocks.0.attn.qkv.bias (second third)"
+
+
+def test_safetensors_are_read_too(tmp_path):
+    state = {name: tensor.contiguous() for name, tensor in make_roberta().state_dict().items()}
+    save_file(state, tmp_path / "text.safetensors")
+    qann, _ = read_reference(tmp_path / "text.safetensors", 16, num_attention_heads=4)
+    assert torch.equal(qann.classifier.dense.weight, state["classifier.dense.weight"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "extra", "message"),
+    [
+        ({"quantization_levels": 256}, {}, "does not quantize at all at 256"),
+        ({"quantization_levels": 16, "image_size": 8}, {}, "image_size is for images"),
+        ({"quantization_levels": 16}, {"lm_head.bias": torch.ones(60)}, "the head of a language model"),
+        ({"quantization_levels": 16}, {"roberta.encoder.layer.3.output.dense.1.s": torch.ones(())}, r"\[0, 1, 3\]"),
+    ],
+)
+def test_errors_of_text(tmp_path, arguments, extra, message):
+    torch.save({**make_roberta().state_dict(), **extra}, tmp_path / "text.pth")
+    with pytest.raises(ValueError, match=message):
+        read_reference(tmp_path / "text.pth", num_attention_heads=4, **arguments)

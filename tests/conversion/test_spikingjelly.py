@@ -105,7 +105,7 @@ def test_spikingjelly_as_an_oracle(tmp_path, make, step_mode):
     from spikingjelly.activation_based.ann2snn import ModuleConverter, SpikeZIPTFQANNRecipe
     from spikingjelly.activation_based.neuron import STBIFNode
 
-    time_steps = 200
+    time_steps = 64
     qann = with_float32_scales(make())
     batch = make_batch(qann)
     snn = spiking_twin(qann, time_steps=time_steps)
@@ -123,7 +123,7 @@ def test_spikingjelly_as_an_oracle(tmp_path, make, step_mode):
         logits = theirs(*first, **always)
         for _ in range(time_steps - 1):
             logits = logits + theirs(*later, **always)
-    # Theirs adds up the changes of 200 steps, in float64.
+    # Theirs adds up the changes of 64 steps, in float64.
     torch.testing.assert_close(logits, snn(**batch).logits, rtol=1e-9, atol=1e-9)
 
     torch.save(network.state_dict(), tmp_path / "network.pth")

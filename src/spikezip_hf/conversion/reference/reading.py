@@ -80,6 +80,8 @@ def read_reference(
     fields: dict[str, Any] = layout.sizes(tensors, size)
     heads, heads_from = choose_heads(num_attention_heads, fields["hidden_size"], layout)
     eps = layout.LAYER_NORM_EPS if layer_norm_eps is None else layer_norm_eps
+    if not 0.0 < eps < 1.0:
+        raise ValueError(f"layer_norm_eps must be above 0 and below 1, got {eps!r}.")
     config = layout.quant_class.config_class(
         **fields,
         quantization_levels=levels,
