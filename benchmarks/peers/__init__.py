@@ -4,8 +4,8 @@
     for peer in spikingjelly_modes(qann):
         peer.name, peer.quantized(batch), peer.simulate(batch, time_steps=32)
 
-Nothing of a peer's code is in here, and nothing of it is changed: each module builds a QANN in the layout that the
-peer's converter expects, fills it from one of ours, and lets the peer convert it.
+Nothing of a peer's code is in here, and nothing of it is changed: each module has one of our Quant models built in the
+layout that the peer's converter expects (spikezip_hf.conversion), and lets the peer convert it.
 """
 
 from abc import ABC, abstractmethod

@@ -20,9 +20,10 @@ import torch
 from torch import nn
 
 from spikezip_hf import QuantViTForImageClassification
+from spikezip_hf.conversion.reference.plain import scale_of
+from spikezip_hf.conversion.reference.plain_vit import VisionTransformer
 
 from . import Batch, Peer
-from .layout import VisionTransformer, threshold
 
 FILES = ("spike_quan_layer", "spike_quan_wrapper")
 
@@ -64,7 +65,7 @@ class ReferencePeer(Peer):
 
         def quantizer(node) -> nn.Module:
             made = layers.MyQuan(node.levels, sym=node.signed)
-            made.s.data = threshold(node)
+            made.s.data = scale_of(node)
             return made
 
         def attention(width: int, num_heads: int, levels: int) -> nn.Module:

@@ -130,6 +130,49 @@ def convert(
     say(answer, as_json, text)
 
 
+@app.command(
+    "import", epilog=example("spikezip import vit-small-imagenet-relu-q32-81.59.pth outputs/qann --levels 32")
+)
+@guarded
+def import_(
+    file: Annotated[Path, typer.Argument(help=".pth or .safetensors file of the paper's code, or in its layout.")],
+    output: Annotated[Path, typer.Argument(help="Folder to save the Quant model to.")],
+    levels: Annotated[
+        int | None, typer.Option(help="Quantization levels, the --level of its training, if the file does not say it.")
+    ] = None,
+    heads: Annotated[
+        int | None, typer.Option(help="Attention heads of a layer, if it is no network of the paper's sizes.")
+    ] = None,
+    image_size: Annotated[
+        tuple[int, int] | None, typer.Option(help="Height and width of the images, if they are no squares.")
+    ] = None,
+    layer_norm_eps: Annotated[
+        float | None, typer.Option(help="eps of each LayerNorm; by default 1e-6 for ViT, 1e-5 for RoBERTa.")
+    ] = None,
+    weight_bits: Annotated[
+        int | None, typer.Option(help="Bits of the weights, if they are quantized and the file does not say it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a Quant model of a checkpoint of the paper's code: ViT, or RoBERTa.
+
+    No code in the file is run. What is missing, not known or unusable is an error; the report says what went where.
+    """
+    from spikezip_hf.cli.checkpoints import import_reference
+
+    with only_json(as_json):
+        report = import_reference(
+            file,
+            output,
+            levels,
+            num_attention_heads=heads,
+            image_size=image_size,
+            layer_norm_eps=layer_norm_eps,
+            weight_bits=weight_bits,
+        )
+    say({**report.as_dict(), "written to": str(output)}, as_json, f"{report}\nwritten to {output}")
+
+
 @app.command(epilog=example("spikezip verify outputs/snn --data-dir data/sst2 --samples 64"))
 @guarded
 def verify(

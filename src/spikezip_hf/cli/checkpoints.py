@@ -11,7 +11,7 @@ from transformers import AutoModel
 from transformers.utils.logging import tqdm
 
 from spikezip_hf.auto import spiking_class
-from spikezip_hf.conversion import Certificate, verify_equivalence
+from spikezip_hf.conversion import Certificate, ImportReport, read_reference, verify_equivalence
 from spikezip_hf.conversion.certificate import check_twins
 from spikezip_hf.hub import push_folder, read_results, write_card
 from spikezip_hf.hub.card_data import tags_of
@@ -36,8 +36,7 @@ def convert(qann: str, output: Path, **fields: Any) -> None:
         raise ValueError(f"output is {output}, the quantized network itself: name another folder.")
     quantized = load_twin(qann, QuantPreTrainedModel)
     cls = spiking_class(type(quantized))
-    if (output / "config.json").is_file() and class_of(str(output))[0] is not cls:
-        raise ValueError(f"output: {output} holds another network, whose files would stay: name another folder.")
+    check_output(output, cls)
     schedule = fields.get("firing_schedule")
     if schedule == "nodewise":
         raise ValueError(
@@ -50,6 +49,24 @@ def convert(qann: str, output: Path, **fields: Any) -> None:
     if schedule == "coarse_to_fine":
         snn.calibrate_schedule()
     snn.save_pretrained(output)
+
+
+def check_output(output: Path, cls: type[TwinPreTrainedModel]) -> None:
+    """Raise ValueError if `output` holds a network of another class than `cls`."""
+    if (output / "config.json").is_file() and class_of(str(output))[0] is not cls:
+        raise ValueError(f"output: {output} holds another network, whose files would stay: name another folder.")
+
+
+def import_reference(file: Path, output: Path, levels: int | None, **arguments: Any) -> ImportReport:
+    """Make a Quant checkpoint of a file of the paper's code, whole or not at all.
+
+    Raises:
+        ValueError, OSError: as for `read_reference`, or `output` cannot be written or holds another network.
+    """
+    qann, report = read_reference(file, levels, **arguments)
+    check_output(output, type(qann))
+    qann.save_pretrained(output)
+    return report
 
 
 def random_batches(model: TwinPreTrainedModel, samples: int, size: int) -> list[dict[str, torch.Tensor]]:

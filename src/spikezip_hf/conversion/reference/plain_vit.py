@@ -1,56 +1,40 @@
-"""Our quantized ViT in the attribute layout of the paper's code, which SpikingJelly's converter expects too."""
+"""Our quantized ViT as a plain torch network in the reference's layout, timm's names with quantizers put in."""
 
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-from spikezip_hf import QuantViTForImageClassification
-from spikezip_hf.models.operators import quantized_weight
-from spikezip_hf.models.quantization import LSQQuantizer
-
-QuantizerFactory = Callable[[LSQQuantizer], nn.Module]
-
-
-def check(qann) -> None:
-    """Raise ValueError if `qann` has what neither peer can express."""
-    if any(node.scale.numel() != 1 for node in qann.nodes):
-        raise ValueError("The peers have one scale a node: quantize with scale_granularity='per_tensor'.")
-
-
-def threshold(node: LSQQuantizer) -> torch.Tensor:
-    """The scale of a node, () float32, which is what the peers' neurons keep it in."""
-    return node.threshold(torch.float32).float().reshape(()).clone()
+from spikezip_hf.conversion.reference.plain import (
+    Quantizer,
+    QuantizerFactory,
+    affine,
+    attend,
+    check,
+    convolution,
+    layer_norm,
+)
+from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification
 
 
-def affine(*sources: nn.Module) -> nn.Linear:
-    """One plain linear map of the stacked rows of ours, with the weights that the products are done with."""
-    weight = torch.cat([quantized_weight(source) for source in sources]).detach()
-    linear = nn.Linear(weight.shape[1], weight.shape[0], sources[0].bias is not None, weight.device, weight.dtype)
-    linear.weight.data = weight
-    if sources[0].bias is not None:
-        linear.bias.data = torch.cat([source.bias for source in sources]).detach()
-    return linear
+class Attention(nn.Module):
+    """Quantized self-attention, (B, N, hidden) to the same; `fill_attention` gives it its parts."""
 
+    num_heads: int
+    head_dim: int
+    scale: float
+    qkv: nn.Module
+    proj: nn.Module
+    quan_proj: nn.Module
 
-def convolution(source: nn.Conv2d) -> nn.Conv2d:
-    """A plain convolution with the weights that ours is done with."""
-    weight = quantized_weight(source).detach()
-    conv = nn.Conv2d(source.in_channels, source.out_channels, source.kernel_size, source.stride)
-    conv.weight.data = weight.clone()
-    conv.bias.data = source.bias.detach().clone()
-    return conv
-
-
-def layer_norm(source: nn.LayerNorm) -> nn.LayerNorm:
-    """A plain LayerNorm with the parameters of ours."""
-    norm = nn.LayerNorm(source.normalized_shape, source.eps)
-    norm.weight.data, norm.bias.data = source.weight.detach().clone(), source.bias.detach().clone()
-    return norm
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
+        nodes = (self.quan_q, self.quan_k, self.quan_v, self.attn_quan, self.after_attn_quan)
+        return self.quan_proj(self.proj(attend(q, k, v, nodes, self.scale)))
 
 
 def fill_attention(module: nn.Module, source, quantizer: QuantizerFactory) -> nn.Module:
-    """Give `module` the maps and nodes of our ViTAttention, under the names that the peers look for."""
+    """Give `module` the maps and nodes of our ViTAttention, under the names of the layout."""
     module.num_heads, module.head_dim, module.scale = source.num_heads, source.head_dim, source.scaling
     module.qkv = affine(source.q_proj, source.k_proj, source.v_proj)
     module.quan_q, module.quan_k, module.quan_v = (quantizer(n) for n in (source.q_node, source.k_node, source.v_node))
@@ -73,6 +57,19 @@ class PatchEmbed(nn.Module):
         return self.proj(pixels).flatten(2).transpose(1, 2)
 
 
+class Mlp(nn.Module):
+    """Two linear maps and the nodes behind them, (..., hidden) to the same."""
+
+    def __init__(self, source, quantizer: QuantizerFactory):
+        super().__init__()
+        self.fc1 = affine(source.fc1)
+        self.act = nn.Sequential(quantizer(source.hidden_node), nn.ReLU())
+        self.fc2 = nn.Sequential(affine(source.fc2), quantizer(source.output_node))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.act(self.fc1(x)))
+
+
 class Block(nn.Module):
     """Pre-norm encoder layer, (..., N, hidden) to the same."""
 
@@ -81,13 +78,7 @@ class Block(nn.Module):
         self.norm1 = nn.Sequential(layer_norm(source.layernorm_before), quantizer(source.layernorm_before_node))
         self.attn = attention
         self.norm2 = nn.Sequential(layer_norm(source.layernorm_after), quantizer(source.layernorm_after_node))
-        self.mlp = nn.Sequential(
-            affine(source.mlp.fc1),
-            nn.ReLU(),
-            quantizer(source.mlp.hidden_node),
-            affine(source.mlp.fc2),
-            quantizer(source.mlp.output_node),
-        )
+        self.mlp = Mlp(source.mlp, quantizer)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.attn(self.norm1(x)) + x
@@ -99,23 +90,34 @@ class VisionTransformer(nn.Module):
 
     Args:
         qann: where weights and scales are from.
-        quantizer: makes the peer's quantizer of one of our nodes.
-        attention: makes the empty module that is filled to be the peer's quantized self-attention of this width,
-            number of heads and number of levels.
+        quantizer: makes the quantizer of one of our nodes.
+        attention: makes the empty module that is filled to be the quantized self-attention of this width, number of
+            heads and number of levels.
+
+    Raises:
+        ValueError: `qann` has what the layout cannot express; names the field.
     """
 
     def __init__(
         self,
         qann: QuantViTForImageClassification,
-        quantizer: QuantizerFactory,
-        attention: Callable[[int, int, int], nn.Module],
+        quantizer: QuantizerFactory = Quantizer,
+        attention: Callable[[int, int, int], nn.Module] = lambda *shape: Attention(),
     ):
         super().__init__()
         check(qann)
         vit, config = qann.vit, qann.config
+        for field, usual in (
+            ("pooling", "class_token"),
+            ("use_distillation_token", False),
+            ("norm_after_pooling", False),
+            ("positions_of_patches_only", False),
+        ):
+            if getattr(config, field) != usual:
+                raise ValueError(f"{field} is {getattr(config, field)!r}: the layout is that of {usual!r} alone.")
         self.embed_dim = config.hidden_size
-        if vit.layers[0].attention.q_proj.out_features != self.embed_dim:
-            raise ValueError("The peers' attention is as wide as the hidden state: head_dim must be left out.")
+        if getattr(config, "head_dim", None) not in (None, self.embed_dim // config.num_attention_heads):
+            raise ValueError("head_dim: the layout's attention is as wide as the hidden state, so leave it out.")
         position = vit.embeddings.position_embeddings
         self.patch_embed = PatchEmbed(vit.embeddings.patch_embeddings, position.shape[1] - 1, quantizer)
         self.cls_token = nn.Parameter(vit.embeddings.cls_token.detach().clone())
