@@ -33,8 +33,8 @@ from spikezip_hf.files import write_json, write_text
 from spikezip_hf.hub.card_text import facts, outline, size
 from spikezip_hf.hub.results import network_digest
 from spikezip_hf.models.checkpoint_files import moved_in_whole
+from spikezip_hf.models.configuration_quantization import pair
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
-from spikezip_hf.models.modeling_spike_vit import pair
 from spikezip_hf.models.version import __version__
 
 try:

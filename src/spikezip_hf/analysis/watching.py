@@ -16,9 +16,8 @@ from spikezip_hf.analysis.closeup import CloseUp, attention_nodes, attention_of_
 from spikezip_hf.analysis.recording import check_classifier
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.loading import is_text
-from spikezip_hf.models.configuration_quantization import check_positive_integer
+from spikezip_hf.models.configuration_quantization import check_positive_integer, pair
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
-from spikezip_hf.models.modeling_spike_vit import pair
 
 EXAMPLES = (
     "a stirring , funny film",

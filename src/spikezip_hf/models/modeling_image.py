@@ -29,20 +29,39 @@ class ImagePreTrainedModel(TwinPreTrainedModel):
         size = (1, self.config.num_channels, *pair(self.config.image_size))
         return {"pixel_values": torch.zeros(size, device=self.device)}
 
-    def prepare(self, pixel_values: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+    takes_any_size = False  # whether the network takes images of other sizes than the config's
+
+    def prepare(  # type: ignore[override]
+        self, pixel_values: torch.Tensor | None = None, interpolate_pos_encoding: bool = False
+    ) -> torch.Tensor:
         """`pixel_values` in the type of the weights.
 
         Raises:
-            ValueError: they are missing, empty, or not (B, channels, H, W) or (B, F, channels, H, W) of the config.
+            ValueError: they are missing, empty, or not (B, channels, H, W) or (B, F, channels, H, W) of the config;
+                with `interpolate_pos_encoding`, of its channels, and at least one patch high and wide. Or the network
+                takes no other sizes.
         """
         if pixel_values is None:
             raise ValueError("pixel_values is missing.")
-        expected = (self.config.num_channels, *pair(self.config.image_size))
-        if pixel_values.dim() not in (4, 5) or tuple(pixel_values.shape[-3:]) != expected or not pixel_values.numel():
+        channels, size, patch = self.config.num_channels, pair(self.config.image_size), pair(self.config.patch_size)
+        given = tuple(pixel_values.shape)
+        if interpolate_pos_encoding and not self.takes_any_size:
             raise ValueError(
-                f"pixel_values must be (batch, {', '.join(map(str, expected))}), or (batch, steps, "
-                f"{', '.join(map(str, expected))}) for input per step; got {tuple(pixel_values.shape)}. The sizes are "
-                "num_channels and image_size of the config: let the model's own image processor resize the images."
+                f"interpolate_pos_encoding: {type(self).__name__} takes images of the config's image_size alone, {size}."
+            )
+        if interpolate_pos_encoding:
+            fits = given[-3:-2] == (channels,) and given[-2] >= patch[0] and given[-1] >= patch[1]
+            expected = f"{channels}, at least {patch[0]}, at least {patch[1]}"
+            remedy = "patch_size of the config."
+        else:
+            fits = given[-3:] == (channels, *size)
+            expected = ", ".join(map(str, (channels, *size)))
+            other = ", or pass interpolate_pos_encoding=True to take them as they are" if self.takes_any_size else ""
+            remedy = f"image_size of the config: let the model's own image processor resize the images{other}."
+        if pixel_values.dim() not in (4, 5) or not fits or not pixel_values.numel():
+            raise ValueError(
+                f"pixel_values must be (batch, {expected}), or (batch, steps, {expected}) for input per step; got "
+                f"{given}. The sizes are num_channels and {remedy}"
             )
         # Not self.dtype: the replicas of DataParallel have no parameters to ask.
         return pixel_values.to(self.base_model.embeddings.patch_embeddings.projection.weight.dtype)
@@ -60,14 +79,16 @@ class QuantImageModel(QuantPreTrainedModel, ImagePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         engine: QuantEngine | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> BaseModelOutput:
         """Values of the quantized network.
 
         Args:
             pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
             engine: what the tensors mean; given by a model around this one, or to observe the nodes.
+            interpolate_pos_encoding: take images of other sizes than the config's, if the network can.
         """
-        pixel_values = self.prepare(pixel_values)
+        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
         outputs = self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
         return plain(outputs) if engine is None else outputs
 
@@ -75,9 +96,11 @@ class QuantImageModel(QuantPreTrainedModel, ImagePreTrainedModel):
 class SpikeImagePreTrainedModel(SpikePreTrainedModel, ImagePreTrainedModel):
     """Simulation of a network of images, with or without a head."""
 
-    def trajectory(self, pixel_values: torch.Tensor | None = None, **arguments) -> Trajectory:
+    def trajectory(
+        self, pixel_values: torch.Tensor | None = None, interpolate_pos_encoding: bool = False, **arguments
+    ) -> Trajectory:
         """Simulate; `arguments` are those of `SpikePreTrainedModel.run`."""
-        pixel_values = self.prepare(pixel_values)
+        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
         input_steps = pixel_values.shape[1] if pixel_values.dim() == 5 else 1
         return self.run(partial(self.network, pixel_values), pixel_values, input_steps, **arguments)
 
@@ -100,6 +123,7 @@ class SpikeImageModel(SpikeImagePreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         engine: QuantEngine | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> SpikeModelOutput | BaseModelOutput:
         """Simulate the network on a batch, from rest: see `SpikeImageClassifier.forward`.
 
@@ -110,6 +134,7 @@ class SpikeImageModel(SpikeImagePreTrainedModel):
             return self.network(pixel_values, engine, output_hidden_states, output_attentions)
         run = self.trajectory(
             pixel_values,
+            interpolate_pos_encoding,
             time_steps=time_steps,
             output_time_steps=output_time_steps,
             execution=execution,
@@ -136,25 +161,36 @@ class ImageClassifierNetwork(ImagePreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         setattr(self, self.base_model_prefix, self.base_class(config))
+        self.add_readout(config)
         self.classifier = Linear(config.hidden_size, config.num_labels, weight_bits=config.weight_bits)
-        name_operators(self.classifier, "classifier")
+        for name, module in self.named_children():
+            if module is not self.base_model:
+                name_operators(module, name)
         self.post_init()
+
+    def add_readout(self, config) -> None:
+        """Make what stands between the network and the head."""
 
     def features(self, x, engine):
         """What the head reads of the last hidden state (rows, N, hidden): (rows, hidden)."""
         raise NotImplementedError
 
+    def logits(self, x, engine):
+        """Logits (rows, classes) of the last hidden state. The head reads accumulated spikes and never fires."""
+        return engine.linear(self.classifier, self.features(x, engine))
+
     def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None):
-        """One pass on `engine`: logits (rows, classes). The head reads accumulated spikes and never fires."""
+        """One pass on `engine`: logits (rows, classes)."""
         outputs = self.base_model(
             pixel_values,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             engine=engine,
             return_dict=True,
+            interpolate_pos_encoding=self.takes_any_size,  # `prepare` has looked at the sizes
         )
         return ImageClassifierOutput(
-            logits=engine.linear(self.classifier, self.features(outputs.last_hidden_state, engine)),
+            logits=self.logits(outputs.last_hidden_state, engine),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -173,6 +209,7 @@ class QuantImageClassifier(QuantPreTrainedModel, ImageClassifierNetwork):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         engine: QuantEngine | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> ImageClassifierOutput:
         """Values of the quantized network.
 
@@ -180,12 +217,14 @@ class QuantImageClassifier(QuantPreTrainedModel, ImageClassifierNetwork):
             pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
             labels: (B,) class indices; or as transformers' `problem_type` says.
             engine: what the tensors mean; given to observe the nodes.
+            interpolate_pos_encoding: take images of other sizes than the config's, if the network can: a ViT, with
+                position embeddings between its own.
 
         Raises:
             ValueError: pixels that the network cannot take.
             FloatingPointError: NaN reached a node, in eval mode on a CPU; the message names it.
         """
-        pixel_values = self.prepare(pixel_values)
+        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
         outputs = plain(
             self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
         )
@@ -212,6 +251,7 @@ class SpikeImageClassifier(SpikeImagePreTrainedModel, ImageClassifierNetwork):
         chunk_steps: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> SpikeClassifierOutput:
         """Simulate the network on a batch, from rest.
 
@@ -229,6 +269,8 @@ class SpikeImageClassifier(SpikeImagePreTrainedModel, ImageClassifierNetwork):
             chunk_steps: steps computed at once (1 = streaming), for memory and speed; by default as many as fit a
                 tensor of 16 MiB on a CPU, 256 MiB on a GPU. Spikes depend on it at ties alone, if at all.
             output_hidden_states, output_attentions: return those of the last step.
+            interpolate_pos_encoding: take images of other sizes than the config's, if the network can: a ViT, with
+                position embeddings between its own.
 
         Raises:
             ValueError: an argument is out of range or the pixels are not finite; the message names it.
@@ -236,6 +278,7 @@ class SpikeImageClassifier(SpikeImagePreTrainedModel, ImageClassifierNetwork):
         """
         run = self.trajectory(
             pixel_values,
+            interpolate_pos_encoding,
             time_steps=time_steps,
             output_time_steps=output_time_steps,
             execution=execution,

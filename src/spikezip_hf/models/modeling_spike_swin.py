@@ -247,10 +247,8 @@ class SpikeSwinModel(SpikeImageModel, SwinNetwork):
 class SwinClassifierNetwork(SwinPreTrainedModel, ImageClassifierNetwork):
     """The network and a linear head on the mean of the positions."""
 
-    def __init__(self, config):
-        super().__init__(config)
+    def add_readout(self, config):
         self.pool = MeanPool()
-        name_operators(self.pool, "pool")
 
     def features(self, x, engine):
         return engine.pool(self.pool, x)

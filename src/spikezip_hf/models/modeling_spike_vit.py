@@ -6,27 +6,23 @@ ST-BIF+ neurons) ahead of and behind every matrix product (paper section 3.2.1).
 weights, on each side; the one exception is the patch embedding, which takes the image as input current.
 """
 
-from functools import partial
-
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
-from transformers.utils.generic import can_return_tuple
+from transformers.modeling_outputs import BaseModelOutput
 
+from .configuration_quantization import pair
 from .configuration_spike_vit import QuantViTConfig, SpikeViTConfig
-from .engines import QuantEngine
-from .layers import SelfAttentionCore, activation_node, drop_path
-from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
+from .layers import PreNormLayer, SelfAttentionCore, activation_node
+from .modeling_image import (
+    ImageClassifierNetwork,
+    ImagePreTrainedModel,
+    QuantImageClassifier,
+    QuantImageModel,
+    SpikeImageClassifier,
+    SpikeImageModel,
+)
 from .operators import Conv2d, LayerNorm, Linear, MeanPool, name_operators
-from .outputs import SpikeClassifierOutput, SpikeModelOutput
-from .simulation import Trajectory, plain
-
-
-def pair(size) -> tuple[int, int]:
-    """(height, width) of a size given as one number or two."""
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 class ViTPatchEmbeddings(nn.Module):
@@ -112,50 +108,17 @@ class ViTAttention(SelfAttentionCore):
         return engine.fire(self.output_node, engine.linear(self.o_proj, context)), probs
 
 
-class ViTMLP(nn.Module):
-    """Two linear maps; the unsigned node between them is the ReLU."""
-
-    def __init__(self, config, stage: int):
-        super().__init__()
-        self.fc1 = Linear(config.hidden_size, config.intermediate_size, weight_bits=config.weight_bits)
-        self.hidden_node = activation_node(config, config.intermediate_size, stage, signed=False, inner=True)
-        self.fc2 = Linear(config.intermediate_size, config.hidden_size, weight_bits=config.weight_bits)
-        self.output_node = activation_node(config, config.hidden_size, stage)
-
-    def forward(self, x, engine):
-        hidden = engine.fire(self.hidden_node, engine.linear(self.fc1, x))
-        return engine.fire(self.output_node, engine.linear(self.fc2, hidden))
+def encoder_layer(config, stage: int) -> PreNormLayer:
+    attention = ViTAttention(config, stage)
+    return PreNormLayer(
+        config, attention, config.hidden_size, config.intermediate_size, stage, config.num_hidden_layers
+    )
 
 
-class ViTLayer(GradientCheckpointingLayer):
-    """Transformer encoder layer (paper Figure 3 left), pre-norm."""
-
-    def __init__(self, config, stage: int):
-        super().__init__()
-        self.layernorm_before = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_before_node = activation_node(config, config.hidden_size, stage)
-        self.attention = ViTAttention(config, stage)
-        self.layernorm_after = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_after_node = activation_node(config, config.hidden_size, stage)
-        self.mlp = ViTMLP(config, stage)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
-        self.drop_path = drop_path(config.drop_path_rate, stage, config.num_hidden_layers)
-
-    def forward(self, x, engine):
-        normed = engine.fire(self.layernorm_before_node, engine.apply(self.layernorm_before, x))
-        attended, probs = self.attention(normed, engine)
-        x = self.drop_path(self.dropout(attended)) + x
-
-        normed = engine.fire(self.layernorm_after_node, engine.apply(self.layernorm_after, x))
-        x = self.drop_path(self.dropout(self.mlp(normed, engine))) + x
-        return x, probs
-
-
-class ViTPreTrainedModel(TwinPreTrainedModel):
+class ViTPreTrainedModel(ImagePreTrainedModel):
     base_model_prefix = "vit"
-    main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    _no_split_modules = ["ViTEmbeddings", "ViTLayer"]
+    takes_any_size = True
+    _no_split_modules = ["ViTEmbeddings", "PreNormLayer"]
 
     @torch.no_grad()
     def _init_weights(self, module):
@@ -164,43 +127,9 @@ class ViTPreTrainedModel(TwinPreTrainedModel):
             for name in ("position_embeddings", *module.prefix):
                 init.trunc_normal_(getattr(module, name), std=self.config.initializer_range)
 
-    @property
-    def dummy_inputs(self):
-        size = (1, self.config.num_channels, *pair(self.config.image_size))
-        return {"pixel_values": torch.zeros(size, device=self.device)}
-
-    def prepare(  # type: ignore[override]
-        self, pixel_values: torch.Tensor | None = None, interpolate_pos_encoding: bool = False
-    ) -> torch.Tensor:
-        """`pixel_values` in the type of the weights.
-
-        Raises:
-            ValueError: they are missing, empty, or not (B, channels, H, W) or (B, F, channels, H, W) of the config;
-                with `interpolate_pos_encoding`, of its channels, and at least one patch high and wide.
-        """
-        if pixel_values is None:
-            raise ValueError("pixel_values is missing.")
-        channels, size = self.config.num_channels, pair(self.config.image_size)
-        given = tuple(pixel_values.shape)
-        if interpolate_pos_encoding:
-            patch = pair(self.config.patch_size)
-            fits = given[-3:-2] == (channels,) and given[-2] >= patch[0] and given[-1] >= patch[1]
-            expected = f"{channels}, at least {patch[0]}, at least {patch[1]}"
-            remedy = "patch_size of the config."
-        else:
-            fits = given[-3:] == (channels, *size)
-            expected = ", ".join(map(str, (channels, *size)))
-            remedy = (
-                "image_size of the config: let the model's own image processor resize the images, or pass "
-                "interpolate_pos_encoding=True to take them as they are."
-            )
-        if pixel_values.dim() not in (4, 5) or not fits or not pixel_values.numel():
-            raise ValueError(
-                f"pixel_values must be (batch, {expected}), or (batch, steps, {expected}) for input per step; got "
-                f"{given}. The sizes are num_channels and {remedy}"
-            )
-        # Not self.dtype: the replicas of DataParallel have no parameters to ask.
-        return pixel_values.to(self.base_model.embeddings.patch_embeddings.projection.weight.dtype)
+    def positions_of(self, inputs):
+        rows, columns = self.base_model.embeddings.grid_of(*inputs.shape[-2:])
+        return self.config.prefix_tokens + rows * columns
 
 
 class ViTNetwork(ViTPreTrainedModel):
@@ -212,7 +141,7 @@ class ViTNetwork(ViTPreTrainedModel):
     def __init__(self, config):
         super().__init__(config)
         self.embeddings = ViTEmbeddings(config)
-        self.layers = nn.ModuleList([ViTLayer(config, stage) for stage in range(config.num_hidden_layers)])
+        self.layers = nn.ModuleList([encoder_layer(config, stage) for stage in range(config.num_hidden_layers)])
         if not config.norm_after_pooling:
             self.layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             self.layernorm_node = activation_node(config, config.hidden_size, stage=config.num_hidden_layers)
@@ -240,253 +169,55 @@ class ViTNetwork(ViTPreTrainedModel):
         return BaseModelOutput(last_hidden_state=x, hidden_states=hidden_states, attentions=attentions)
 
 
-class QuantViTModel(QuantPreTrainedModel, ViTNetwork):
+class QuantViTModel(QuantImageModel, ViTNetwork):
     """Quantized ViT without a head."""
 
     config: QuantViTConfig
-    supports_gradient_checkpointing = True
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        engine: QuantEngine | None = None,
-        interpolate_pos_encoding: bool = False,
-    ) -> BaseModelOutput:
-        """Values of the quantized network.
-
-        Args:
-            pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
-            engine: what the tensors mean; given by a model around this one, or to observe the nodes.
-            interpolate_pos_encoding: take images of other sizes than the config's.
-        """
-        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
-        outputs = self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
-        return plain(outputs) if engine is None else outputs
 
 
-class SpikeViTPreTrainedModel(SpikePreTrainedModel, ViTPreTrainedModel):
-    """Simulation of a ViT, with or without a head."""
-
-    def positions_of(self, inputs):
-        rows, columns = self.base_model.embeddings.grid_of(*inputs.shape[-2:])
-        return self.config.prefix_tokens + rows * columns
-
-    def trajectory(
-        self, pixel_values: torch.Tensor | None = None, interpolate_pos_encoding: bool = False, **arguments
-    ) -> Trajectory:
-        """Simulate; `arguments` are those of `SpikePreTrainedModel.run`."""
-        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
-        input_steps = pixel_values.shape[1] if pixel_values.dim() == 5 else 1
-        return self.run(partial(self.network, pixel_values), pixel_values, input_steps, **arguments)
-
-
-class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
+class SpikeViTModel(SpikeImageModel, ViTNetwork):
     """Spiking ViT without a head."""
 
     config: SpikeViTConfig
     quant_class = QuantViTModel
-    readout = "last_hidden_state"
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        time_steps: int | None = None,
-        output_time_steps: bool = False,
-        execution: str = "cumulative",
-        stop: str | None = None,
-        confidence_threshold: float | None = None,
-        chunk_steps: int | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        engine: QuantEngine | None = None,
-        interpolate_pos_encoding: bool = False,
-    ) -> SpikeModelOutput | BaseModelOutput:
-        """Simulate the network on a batch, from rest: see `SpikeViTForImageClassification.forward`.
-
-        Args:
-            engine: given by a model around this one, which runs the simulation itself.
-        """
-        if engine is not None:
-            return self.network(pixel_values, engine, output_hidden_states, output_attentions)
-        run = self.trajectory(
-            pixel_values,
-            interpolate_pos_encoding,
-            time_steps=time_steps,
-            output_time_steps=output_time_steps,
-            execution=execution,
-            stop=stop,
-            confidence_threshold=confidence_threshold,
-            chunk_steps=chunk_steps,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
-        return SpikeModelOutput(
-            last_hidden_state=self.refuse_backward(run.readout),
-            last_hidden_state_per_step=run.per_step,
-            **run.records(),
-        )
 
 
-class ViTClassifierNetwork(ViTPreTrainedModel):
-    """The network and what reads it: a linear head on the class token or on the mean of the patches' tokens, written
-    once for both twins."""
+class ViTClassifierNetwork(ViTPreTrainedModel, ImageClassifierNetwork):
+    """The network and what reads it: a linear head on the class token or on the mean of the patches' tokens."""
 
-    _auto_class = "AutoModelForImageClassification"
-    base_class: type[ViTNetwork]
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.num_labels = config.num_labels
-        self.vit = self.base_class(config)
+    def add_readout(self, config):
         self.pool = MeanPool(config.prefix_tokens) if config.pooling == "mean" else None
         if config.norm_after_pooling:
             self.fc_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
             self.fc_norm_node = activation_node(config, config.hidden_size, stage=config.num_hidden_layers)
-        self.classifier = Linear(config.hidden_size, config.num_labels, weight_bits=config.weight_bits)
         if config.use_distillation_token:
-            self.distillation_classifier = Linear(
-                config.hidden_size, config.num_labels, weight_bits=config.weight_bits
-            )
-        for name, module in self.named_children():
-            if module is not self.vit:
-                name_operators(module, name)
-        self.post_init()
+            width, classes = config.hidden_size, config.num_labels
+            self.distillation_classifier = Linear(width, classes, weight_bits=config.weight_bits)
+
+    def features(self, x, engine):
+        pooled = x[:, 0] if self.pool is None else engine.pool(self.pool, x)
+        if not self.config.norm_after_pooling:
+            return pooled
+        return engine.fire(self.fc_norm_node, engine.apply(self.fc_norm, pooled))
 
     def logits(self, x, engine):
-        """Logits (rows, classes) of the last hidden state. A head reads accumulated spikes and never fires."""
-        if self.config.use_distillation_token:
-            of_class, of_distillation = (
-                engine.linear(head, x[:, token])
-                for token, head in enumerate((self.classifier, self.distillation_classifier))
-            )
-            return (of_class + of_distillation) * 0.5
-        pooled = x[:, 0] if self.pool is None else engine.pool(self.pool, x)
-        if self.config.norm_after_pooling:
-            pooled = engine.fire(self.fc_norm_node, engine.apply(self.fc_norm, pooled))
-        return engine.linear(self.classifier, pooled)
-
-    def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None):
-        """One pass on `engine`: logits (rows, classes)."""
-        outputs = self.vit(
-            pixel_values,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-            engine=engine,
-            return_dict=True,
-            interpolate_pos_encoding=True,  # `prepare` has looked at the sizes
-        )
-        return ImageClassifierOutput(
-            logits=self.logits(outputs.last_hidden_state, engine),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        if not self.config.use_distillation_token:
+            return super().logits(x, engine)
+        heads = self.classifier, self.distillation_classifier
+        of_class, of_distillation = (engine.linear(head, x[:, token]) for token, head in enumerate(heads))
+        return (of_class + of_distillation) * 0.5
 
 
-class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork):
+class QuantViTForImageClassification(QuantImageClassifier, ViTClassifierNetwork):
     """Quantized ViT with a classification head: the network that is trained, and the twin of its spiking form."""
 
     config: QuantViTConfig
     base_class = QuantViTModel
-    supports_gradient_checkpointing = True
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        engine: QuantEngine | None = None,
-        interpolate_pos_encoding: bool = False,
-    ) -> ImageClassifierOutput:
-        """Values of the quantized network.
-
-        Args:
-            pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
-            labels: (B,) class indices; or as transformers' `problem_type` says.
-            engine: what the tensors mean; given to observe the nodes.
-            interpolate_pos_encoding: take images of other sizes than the config's, with position embeddings between
-                those of its size.
-
-        Raises:
-            ValueError: pixels that the network cannot take.
-            FloatingPointError: NaN reached a node, in eval mode on a CPU; the message names it.
-        """
-        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
-        outputs = plain(
-            self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
-        )
-        if labels is not None:
-            outputs.loss = self.loss_function(labels, outputs.logits, self.config)
-        return outputs
 
 
-class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwork):
+class SpikeViTForImageClassification(SpikeImageClassifier, ViTClassifierNetwork):
     """Spiking ViT with a classification head (paper section 3.2)."""
 
     config: SpikeViTConfig
     base_class = SpikeViTModel
     quant_class = QuantViTForImageClassification
-    readout = "logits"
-
-    @can_return_tuple
-    def forward(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        time_steps: int | None = None,
-        output_time_steps: bool = False,
-        execution: str = "cumulative",
-        stop: str | None = None,
-        confidence_threshold: float | None = None,
-        chunk_steps: int | None = None,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        interpolate_pos_encoding: bool = False,
-    ) -> SpikeClassifierOutput:
-        """Simulate the network on a batch, from rest.
-
-        Args:
-            pixel_values: (B, channels, H, W), a static current; or (B, F, channels, H, W), the current that arrives at
-                each of the first F steps.
-            labels: (B,) class indices, for the loss of the final logits.
-            time_steps: T, most steps to run; the config's by default.
-            output_time_steps: also return `logits_per_step`.
-            execution: "cumulative", exact and fast; "event", the paper's operators step by step, which round
-                differently in float32; "equilibrium", the final logits in one pass and no simulation.
-            stop: "equilibrium" to end when every sample is proven to have got there; "never" to run all T steps;
-                "confidence" to be done with a sample as soon as its largest logit leads the next by
-                `confidence_threshold`, whatever the quantized network would say in the end. The config's by default.
-            chunk_steps: steps computed at once (1 = streaming), for memory and speed; by default as many as fit a
-                tensor of 16 MiB on a CPU, 256 MiB on a GPU. Spikes depend on it at ties alone, if at all.
-            output_hidden_states, output_attentions: return those of the last step.
-            interpolate_pos_encoding: take images of other sizes than the config's, with position embeddings between
-                those of its size.
-
-        Raises:
-            ValueError: an argument is out of range or the pixels are not finite; the message names it.
-            FloatingPointError: NaN reached a neuron; the message names its node.
-        """
-        run = self.trajectory(
-            pixel_values,
-            interpolate_pos_encoding,
-            time_steps=time_steps,
-            output_time_steps=output_time_steps,
-            execution=execution,
-            stop=stop,
-            confidence_threshold=confidence_threshold,
-            chunk_steps=chunk_steps,
-            output_hidden_states=output_hidden_states,
-            output_attentions=output_attentions,
-        )
-        logits = self.refuse_backward(run.readout)
-        return SpikeClassifierOutput(
-            loss=None if labels is None else self.loss_function(labels, logits, self.config),
-            logits=logits,
-            logits_per_step=run.per_step,
-            **run.records(),
-        )
