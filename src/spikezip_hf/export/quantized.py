@@ -47,9 +47,9 @@ class QuantizedModule(nn.Module):
         logits = read_out(self.model, engine, inputs)
         return (logits, engine.levels) if self.output_levels else logits
 
-    def example(self) -> tuple:
-        """Arguments to make a graph with."""
-        return (self.signature.sample(2),)
+    def example(self, batch_size: int = 2) -> tuple:
+        """Arguments to make a graph with, or to check it."""
+        return (self.signature.sample(batch_size),)
 
     def dynamic_shapes(self) -> tuple:
         """Which dimensions of the arguments may differ, as `torch.export` wants to be told."""

@@ -25,7 +25,7 @@ class Signature:
 
     Raises:
         TypeError: `model` is not of this kind.
-        ValueError: a scale was never set, or the model is not in float32; says what to do.
+        ValueError: a scale was never set, or the model is not in float32 on a CPU; says what to do.
     """
 
     def __init__(self, model: TwinPreTrainedModel, kind: type[TwinPreTrainedModel]):
@@ -37,6 +37,8 @@ class Signature:
             )
         if model.dtype != torch.float32:
             raise ValueError(f"The model is in {model.dtype}, and an export in float32: call model.float() first.")
+        if model.device.type != "cpu":
+            raise ValueError(f"The model is on {model.device}, and an export is made on a CPU: call model.cpu() first.")
         model.check_nodes()
         self.max_length: int | None = None
         self.vocab_size = getattr(model.config, "vocab_size", 0)

@@ -47,6 +47,7 @@ class StreamingStep(nn.Module):
         check_choice("inputs", inputs, INPUTS)
         if inputs == "frames" and self.signature.max_length is not None:
             raise ValueError('inputs must be "static" for a network of texts, whose input is there at once.')
+        self.inputs = inputs
         self.neurons = {
             "frames": inputs == "frames",
             "max_spikes_per_step": snn.config.max_spikes_per_step,
@@ -118,10 +119,10 @@ class StreamingStep(nn.Module):
         }
         return shapes, {name: x.dtype for name, x in shown[0].items()}
 
-    def example(self) -> tuple:
-        """Arguments to make a graph with."""
-        inputs = self.signature.sample(2)
-        return inputs, self.initial_state(2, self.signature.length_of(inputs))
+    def example(self, batch_size: int = 2) -> tuple:
+        """Arguments to make a graph with, or to check it, a step's at rest."""
+        inputs = self.signature.sample(batch_size)
+        return inputs, self.initial_state(batch_size, self.signature.length_of(inputs))
 
     def dynamic_shapes(self) -> tuple:
         """Which dimensions of the arguments may differ, as `torch.export` wants to be told."""
