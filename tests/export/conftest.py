@@ -7,7 +7,7 @@ import pytest
 
 @pytest.fixture(autouse=True, scope="package")
 def without_traces():
-    """torch writes tens of thousands of records of a graph into its own trace where it has a handler; pytest is one."""
+    """torch tells its trace of a graph in tens of thousands of records where there is a handler; pytest adds one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch._logging._internal.trace_log", logging.Logger("nobody listens"))
         yield

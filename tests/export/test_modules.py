@@ -98,7 +98,7 @@ def test_the_quantized_module_is_the_network():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", ("bert", "roberta"))
+@pytest.mark.parametrize("network", ["bert", "roberta"])
 def test_the_quantized_module_of_texts_is_the_network(network):
     qann = make_quantized(network)
     module = QuantizedModule(qann)

@@ -46,7 +46,7 @@ def sample(model, batch: int, length: int):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["vit", "bert"])  # the step of a RoBERTa has its network in it
 def test_the_quantized_network(written, network):
     qann, file, told = written(network, "quantized")
     run = onnx_files.Session(onnxruntime, file)
@@ -134,7 +134,7 @@ def test_a_file_that_does_something_else_is_refused(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("package", ("onnx", "onnxruntime", "onnxscript"))
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_a_missing_package_is_named(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=rf"{package} is missing.*spikezip-hf\[export\]"):

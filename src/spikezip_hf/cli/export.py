@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from spikezip_hf.export import export_onnx, export_torch
-from spikezip_hf.loading import load_twin
+from spikezip_hf.loading import class_of, load_twin
 from spikezip_hf.models.configuration_quantization import check_choice
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 
@@ -26,14 +26,15 @@ def export(source: str, output: Path, format: str, what: str | None, inputs: str
     check_choice("format", format, tuple(FORMATS))
     if what is not None:
         check_choice("what", what, WHAT)
-    model = load_twin(source, TwinPreTrainedModel)
-    spiking = isinstance(model, SpikePreTrainedModel)
+    cls, _ = class_of(source)
+    spiking = issubclass(cls, SpikePreTrainedModel)
     what = what or ("step" if spiking else "quantized")
     if what == "step" and not spiking:
         raise ValueError(
-            f"{source} holds a {type(model).__name__}, and a step is of a spiking network: convert it first, "
+            f"{source} holds a {cls.__name__}, and a step is of a spiking network: convert it first, "
             f"`spikezip convert {source} OUTPUT`."
         )
+    model = load_twin(source, TwinPreTrainedModel)
     if what == "quantized" and spiking:
         model = model.to_quantized()
     answer = FORMATS[format](model, output, kind=what, inputs=inputs)
@@ -42,10 +43,12 @@ def export(source: str, output: Path, format: str, what: str | None, inputs: str
 
 def describe(answer: dict[str, Any]) -> str:
     """An export in words."""
-    lines = [f"Written: {answer['written']}, {answer['kind']} of a {answer['network']} ({len(answer['nodes'])} nodes)."]
+    lines = [
+        f"Written: {answer['written']}, {answer['kind']} of a {answer['network']} ({len(answer['nodes'])} nodes)."
+    ]
     if checked := answer.get("checked"):
         lines.append(
-            f"Checked in onnxruntime: {checked['levels']} levels, {checked['ties']} of them others next to a threshold;"
-            f" logits within {checked['logit_difference']:.1e} of equal levels."
+            f"Checked in onnxruntime: {checked['levels']} levels, {checked['ties']} of them others next to a "
+            f"threshold; logits within {checked['logit_difference']:.1e} of equal levels."
         )
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """Whether an exported network does what the model does, node by node.
 
-Runtimes round a product in floating point each in their own way, and where a current lies next to a threshold the last
-bit decides a level, which then moves all that follows. So levels of two runtimes cannot be held against each other from
-end to end. They are held against each other *node by node*: the model is run on the levels that the other runtime's
-nodes have handed on, and each node's level has to follow from them.
+Runtimes round a product in floating point each in their own way. Where a current lies next to a threshold the last bit
+decides a level, which then moves all that follows: levels of two runtimes cannot be held against each other from end
+to end. They are held against each other *node by node*: the model is run on the levels that the other runtime's nodes
+have handed on, and each node's level has to follow from them.
 """
 
 from collections.abc import Callable
@@ -84,7 +84,7 @@ def conclude(engine: Following, check: Check, logits: torch.Tensor, theirs: torc
     if engine.wrong[worst]:
         raise ExportError(
             f"The exported network's levels are not the model's at {worst}: {engine.wrong[worst]} of "
-            f"{engine.given[worst].numel()} are others, with a current more than {TIE:g} of a level away from a threshold."
+            f"{engine.given[worst].numel()} are others, with a current farther than {TIE:g} of a level from any threshold."
         )
     difference = float((logits - theirs).abs().max())
     if not difference <= LOGITS * max(1.0, float(logits.abs().max())):

@@ -64,8 +64,7 @@ def export_onnx(
     target = file_in(path, ".onnx")
     module = exportable(model, kind, inputs)
     told = facts(model, module)
-    of_step = isinstance(module, StreamingStep)
-    if not of_step:
+    if not isinstance(module, StreamingStep):
         module.output_levels = True  # to be checked, and then no longer given out
     program = onnx_program(module, [node.name for node in model.nodes])
     program.model.metadata_props.update(
@@ -75,8 +74,11 @@ def export_onnx(
     with moved_in_whole(target.parent) as aside:
         file = aside / target.name
         program.save(file, external_data=beside)
-        found = (check_step if of_step else check_quantized)(model, module, Session(runtime, file))  # type: ignore[operator]
-        if not of_step:
+        session = Session(runtime, file)
+        if isinstance(module, StreamingStep):
+            found: Check = check_step(model, module, session)
+        else:
+            found = check_quantized(model, module, session)
             del program.model.graph.outputs[1:]
             program.save(file, external_data=beside)
             Session(runtime, file)

@@ -24,7 +24,9 @@ class PortableLinear(nn.Module):
         super().__init__()
         self.name = source.name
         self.bias = source.bias
-        self.quantizer_bound = 0
+        self.quantizer_bound = 0  # of a sum, for levels of 1; 0 for weights in floating point
+        self.weight_levels: torch.Tensor
+        self.weight_scale: torch.Tensor
         quantizer = source.weight_quantizer
         if quantizer is None:
             self.weight = source.weight
@@ -61,7 +63,9 @@ class PortableMatMul(nn.Module):
         assert a.scale is not None
         assert b.scale is not None
         exact = exact_dtype(a.shape[-1] * a.peak * b.peak)
-        return Rows(integers=torch.matmul(a.levels.to(exact), b.levels.to(exact)), scale=a.scale * b.scale, dtype=a.dtype)
+        return Rows(
+            integers=torch.matmul(a.levels.to(exact), b.levels.to(exact)), scale=a.scale * b.scale, dtype=a.dtype
+        )
 
 
 def portable(model: TwinPreTrainedModel) -> TwinPreTrainedModel:

@@ -32,13 +32,15 @@ class Signature:
         if not isinstance(model, kind):
             raise TypeError(
                 f"A {kind.__name__.removesuffix('PreTrainedModel')} model is needed here, got "
-                f"{type(model).__name__}: what is exported of a Quant model is the quantized network, of a Spike model "
-                "one step of it. Convert with from_quantized(qann), or back with to_quantized()."
+                f"{type(model).__name__}: what is exported of a Quant model is the quantized network, of a Spike "
+                "model one step of it. Convert with from_quantized(qann), or back with to_quantized()."
             )
         if model.dtype != torch.float32:
             raise ValueError(f"The model is in {model.dtype}, and an export in float32: call model.float() first.")
         if model.device.type != "cpu":
-            raise ValueError(f"The model is on {model.device}, and an export is made on a CPU: call model.cpu() first.")
+            raise ValueError(
+                f"The model is on {model.device}, and an export is made on a CPU: call model.cpu() first."
+            )
         model.check_nodes()
         self.max_length: int | None = None
         self.vocab_size = getattr(model.config, "vocab_size", 0)

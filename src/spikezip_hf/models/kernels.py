@@ -20,7 +20,7 @@ except ImportError:
 
 
 def compiled(*tensors: torch.Tensor | None, neurons: bool = False):
-    """The compiled kernels if they can take these tensors, else None. Never in a graph, whose tensors hold nothing yet.
+    """The compiled kernels if they can take these tensors, else None: so in a graph, where tensors hold nothing yet.
 
     Args:
         neurons: they are to run neurons, which is all that the kernels for a GPU do.
