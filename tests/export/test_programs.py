@@ -105,7 +105,7 @@ def test_the_check_names_the_node_that_is_wrong():
         checking.check_quantized(qann, module, run)
 
 
-def test_the_check_sees_another_epsilon_and_rounding():
+def test_the_check_sees_another_epsilon():
     qann = make_quantized("vit")
     module = programs.QuantizedModule(qann, output_levels=True)
     module.model.vit.layers[0].layernorm_after.eps = 0.1

@@ -84,7 +84,7 @@ def conclude(engine: Following, check: Check, logits: torch.Tensor, theirs: torc
     if engine.wrong[worst]:
         raise ExportError(
             f"The exported network's levels are not the model's at {worst}: {engine.wrong[worst]} of "
-            f"{engine.given[worst].numel()} are others, with a current farther than {TIE:g} of a level from any threshold."
+            f"{engine.given[worst].numel()} are others, with a current not within {TIE:g} of a level of a threshold."
         )
     difference = float((logits - theirs).abs().max())
     if not difference <= LOGITS * max(1.0, float(logits.abs().max())):
