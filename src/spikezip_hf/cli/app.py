@@ -365,6 +365,33 @@ def webapp(
     webapp.serve(watcher, model, host, port, announce)
 
 
+@app.command(epilog=example("spikezip export outputs/snn outputs/snn.onnx --format onnx --what step"))
+@guarded
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Argument(help="File to write, or a folder for model.onnx or model.pt2 in it.")],
+    format: Annotated[str, typer.Option(help="onnx, or torch (a program of torch.export, .pt2).")] = "onnx",
+    what: Annotated[
+        str | None,
+        typer.Option(help="quantized, or step: one step of the spiking network. Default: what the checkpoint holds."),
+    ] = None,
+    inputs: Annotated[
+        str, typer.Option(help="Of a step: static, the whole input each time; frames, what arrives in it.")
+    ] = "static",
+    as_json: AsJson = False,
+) -> None:
+    """Write a network for other runtimes: the quantized one, or one step of the spiking one, its state in and out.
+
+    An ONNX file is checked in onnxruntime, node by node, before it is put where it belongs. Needs
+    pip install 'spikezip-hf[export]'.
+    """
+    from spikezip_hf.cli.export import export
+
+    with only_json(as_json):
+        answer, text = export(model, output, format, what, inputs)
+    say(answer, as_json, text)
+
+
 @app.command(epilog=example("spikezip card outputs/snn --license apache-2.0 --language en"))
 @guarded
 def card(

@@ -20,13 +20,13 @@ except ImportError:
 
 
 def compiled(*tensors: torch.Tensor | None, neurons: bool = False):
-    """The compiled kernels if they can take these tensors, else None.
+    """The compiled kernels if they can take these tensors, else None: so in a graph, where tensors hold nothing yet.
 
     Args:
         neurons: they are to run neurons, which is all that the kernels for a GPU do.
     """
     devices = {x.device for x in tensors if x is not None}
-    if native is None or len(devices) != 1:
+    if native is None or len(devices) != 1 or torch.compiler.is_compiling():
         return None
     (device,) = devices
     if device.type == "cpu":

@@ -47,7 +47,7 @@ class ImagePreTrainedModel(TwinPreTrainedModel):
         given = tuple(pixel_values.shape)
         if interpolate_pos_encoding and not self.takes_any_size:
             raise ValueError(
-                f"interpolate_pos_encoding: {type(self).__name__} takes images of the config's image_size alone, {size}."
+                f"interpolate_pos_encoding: {type(self).__name__} takes images of image_size alone, {size}."
             )
         if interpolate_pos_encoding:
             fits = given[-3:-2] == (channels,) and given[-2] >= patch[0] and given[-1] >= patch[1]

@@ -1,0 +1,88 @@
+"""A network for other runtimes: the same arithmetic as in inference here, of plain operators, without kernels of ours.
+
+What travels between products are levels, whole numbers in a floating type, and their scale. A product of levels and
+integer weights, or of two levels, is exact in any order of adding, and so the same in every runtime. Products with
+weights in floating point, convolution, LayerNorm and softmax are rounded by each runtime in its own way.
+"""
+
+import copy
+
+import torch
+from torch import nn
+
+from spikezip_hf.models.kernels import exact_dtype
+from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
+from spikezip_hf.models.operators import Conv2d, Linear, MatMul, quantized_weight
+from spikezip_hf.models.quantization import LSQQuantizer, quantize
+from spikezip_hf.models.rows import Rows
+
+
+class PortableLinear(nn.Module):
+    """A `Linear` as a runtime has it. A weight of 8 bits is kept as integers, with a scale for each output channel."""
+
+    def __init__(self, source: Linear):
+        super().__init__()
+        self.name = source.name
+        self.bias = source.bias
+        self.quantizer_bound = 0  # of a sum, for levels of 1; 0 for weights in floating point
+        self.weight_levels: torch.Tensor
+        self.weight_scale: torch.Tensor
+        quantizer = source.weight_quantizer
+        if quantizer is None:
+            self.weight = source.weight
+            return
+        self.quantizer_bound = source.in_features * quantizer.max_level
+        scale = quantizer.threshold(source.weight.dtype)
+        levels = quantize(source.weight.detach(), scale[:, None], quantizer.min_level, quantizer.max_level)
+        self.register_buffer("weight_levels", levels.to(torch.int8))
+        self.register_buffer("weight_scale", scale)
+
+    def forward(self, x: Rows | torch.Tensor) -> Rows:
+        rows = x if isinstance(x, Rows) else Rows(x)
+        if not self.quantizer_bound:
+            return Rows(nn.functional.linear(rows.values, self.weight, self.bias))
+        if rows.levels is None:  # a scale for each channel: no whole sums
+            weight = self.weight_levels.to(rows.dtype) * self.weight_scale[:, None]
+            return Rows(nn.functional.linear(rows.values, weight, self.bias))
+        assert rows.scale is not None
+        exact = exact_dtype(self.quantizer_bound * rows.peak)
+        sums = nn.functional.linear(rows.levels.to(exact), self.weight_levels.to(exact))
+        return Rows(integers=sums, scale=rows.scale * self.weight_scale, bias=self.bias, dtype=rows.dtype)
+
+
+class PortableMatMul(nn.Module):
+    """A `MatMul` as a runtime has it: of levels, if each side has one scale."""
+
+    def __init__(self, source: MatMul):
+        super().__init__()
+        self.name = source.name
+
+    def forward(self, a: Rows, b: Rows) -> Rows | torch.Tensor:
+        if a.levels is None or b.levels is None:
+            return torch.matmul(a, b)  # type: ignore[arg-type]
+        assert a.scale is not None
+        assert b.scale is not None
+        exact = exact_dtype(a.shape[-1] * a.peak * b.peak)
+        return Rows(
+            integers=torch.matmul(a.levels.to(exact), b.levels.to(exact)), scale=a.scale * b.scale, dtype=a.dtype
+        )
+
+
+def portable(model: TwinPreTrainedModel) -> TwinPreTrainedModel:
+    """A copy of a Quant or Spike model, in eval mode, whose products are plain operators; float tensors are shared."""
+    shared: dict[int, torch.Tensor] = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False) for parameter in model.parameters()
+    }
+    shared.update((id(buffer), buffer) for buffer in model.buffers())
+    twin = copy.deepcopy(model, shared).eval()
+    for path, module in list(twin.named_modules()):
+        if isinstance(module, Linear):
+            twin.set_submodule(path, PortableLinear(module))
+        elif isinstance(module, MatMul):
+            twin.set_submodule(path, PortableMatMul(module))
+        elif isinstance(module, Conv2d) and module.weight_quantizer is not None:
+            module.weight = nn.Parameter(quantized_weight(module), requires_grad=False)
+            module.weight_quantizer = None
+        elif isinstance(module, LSQQuantizer):
+            del module.initialized  # nothing that a graph computes with
+    return twin
