@@ -34,7 +34,7 @@ from spikezip_hf.models import checkpoint_files, checkpoints
 from tests.conftest import make_ann, make_qann, make_text_ann, make_text_qann, spiking_twin
 from tests.test_auto_text import WORDS, make_tokenizer
 
-COMMANDS = ("demo", "train", "convert", "verify", "evaluate", "report", "app", "card", "push", "info")
+COMMANDS = ("demo", "train", "quantize", "convert", "verify", "evaluate", "report", "app", "card", "push", "info")
 DATA = {"bert": "texts", "vit": "images"}
 LABELS = {"bert": ["negative", "positive"], "vit": ["blue", "red"]}
 SCRIPT = Path(sys.prefix) / "bin" / "spikezip"

@@ -189,9 +189,7 @@ def mse_scales(model, batches: list[Mapping[str, torch.Tensor]]) -> dict[str, to
     }
 
 
-def percentile_scales(
-    model, batches: list[Mapping[str, torch.Tensor]], percentile: float
-) -> dict[str, torch.Tensor]:
+def percentile_scales(model, batches: list[Mapping[str, torch.Tensor]], percentile: float) -> dict[str, torch.Tensor]:
     """The smallest scale at which so many percent are not clipped."""
     ranges = observe(model, batches, RangeEngine()).ranges
     histograms = observe(model, batches, HistogramEngine(ranges))

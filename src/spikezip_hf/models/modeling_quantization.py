@@ -260,7 +260,8 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             The model itself.
 
         Raises:
-            ValueError: no batches, unknown method, percentile out of range, or activations that give no usable scale; names the node.
+            ValueError: no batches, unknown method, percentile out of range, or activations that give no usable scale;
+                names the node.
             ImportError: as for `from_ann`.
         """
         try:
