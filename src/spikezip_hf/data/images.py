@@ -1,6 +1,6 @@
 """Image classification sets, from folders or from the Hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import datasets
@@ -9,8 +9,10 @@ import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Image
 
+from spikezip_hf.data.cifar import Version, cifar_version, read_cifar
 from spikezip_hf.data.columns import Labels, as_dict, find_column, has_labels, join_labels, standardize
 from spikezip_hf.data.idx import read_idx
+from spikezip_hf.data.imagenet import SOLUTION, images_home, solution_file, sort_by_solution
 from spikezip_hf.data.sources import SPLITS, AnyDatasetDict, group_splits, open_source, split_files
 from spikezip_hf.data.tables import class_names, parquet_schema
 
@@ -32,14 +34,19 @@ def load_images(
       above them, which are one training split.
     - a .parquet file for each split, named like those folders, with encoded images.
     - IDX files as of MNIST: train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and t10k- for test.
+    - the binary version of CIFAR-10 or CIFAR-100: data_batch_1.bin and so on, or train.bin and test.bin.
+    - ImageNet, in folders of WordNet ids, or as Kaggle has it: validation images in one folder, whose classes are in
+      LOC_val_solution.csv.
 
-    Labels are whole numbers from 0, or strings, which become classes in sorted order. A test split whose labels are
-    all -1 is left out.
+    Labels are whole numbers from 0, or strings, which become classes in sorted order: that of WordNet ids is the order
+    of ImageNet's classes. A test split whose labels are all -1, or whose images are in no folders of classes, is left
+    out.
 
     Args:
         name: a folder, or the name of one inside SPIKEZIP_DATA, or of a data set on the Hub, in this order.
         subset: a folder inside that folder, or a configuration of the set on the Hub.
-        image_column: the column of the image; found by its name if None. `label_column` likewise.
+        image_column: the column of the image; found by its name if None. `label_column` likewise; of CIFAR-100's files
+            "fine_label" (default) or "coarse_label".
         streaming: an IterableDatasetDict, read as it is used.
 
     Raises:
@@ -51,6 +58,8 @@ def load_images(
         return standardize(source, "image", Image(), name, image_column, label_column)
     if idx_splits(source):
         return as_dict(read_idx_folder(source), streaming)
+    if version := cifar_version(source):
+        return as_dict(read_cifar_folder(source, version, label_column), streaming)
     if files := split_files(source, [".parquet"]):
         return read_parquet(files, image_column, label_column, streaming)
     return as_dict(read_image_folder(source), streaming)
@@ -78,6 +87,21 @@ def read_idx_folder(folder: Path) -> dict[str, Dataset]:
         labels[split] = Labels(classes.tolist(), f"{path}, row")
     label = join_labels(labels)
     return {split: in_memory(pyarrow.array(images[split]), labels[split].values, label) for split in images}
+
+
+def read_cifar_folder(folder: Path, version: Version, label_column: str | None) -> dict[str, Dataset]:
+    """{split: images with their labels} of the binary version of CIFAR."""
+    images, values, names = read_cifar(folder, version, label_column)
+    labels = {place: Labels(found, f"{place[1]}, record", names=names) for place, found in values.items()}
+    label = join_labels(labels)
+    return {
+        split: in_memory(
+            pyarrow.array(images[split]),
+            [index for place, found in values.items() if place[0] == split for index in found],
+            label,
+        )
+        for split in images
+    }
 
 
 def idx_file(folder: Path, name: str) -> Path:
@@ -129,14 +153,25 @@ def check_encoded(field: pyarrow.Field, path: Path) -> None:
 
 def read_image_folder(folder: Path) -> dict[str, Dataset]:
     """{split: images in folders named for their class}; classes are sorted, and the same for all splits."""
+    folder = images_home(folder)
     names = [path.name for path in folder.iterdir() if path.is_dir() and path.name in SPLITS]
     homes = {split: folder / found[0] for split, found in group_splits(names, folder).items()} or {"train": folder}
     images = {split: class_files(home) for split, home in homes.items()}
     for split, home in homes.items():
-        if not images[split]:
+        loose = [] if images[split] else image_files(home.resolve().glob("*"))
+        if loose and split == "test" and len(homes) > 1:
+            del images[split]
+        elif loose and split == "validation" and (solution := solution_file(folder)):
+            images[split] = sort_by_solution(loose, solution)
+        elif loose:
+            raise FileNotFoundError(
+                f"{home} has images, such as {loose[0].name}, but not in folders named for their class: sort them so. "
+                f"For ImageNet's validation images, Kaggle's {SOLUTION} beside {home.name} will do."
+            )
+        elif not images[split]:
             raise FileNotFoundError(
                 f"{home} has no images in folders named for their class (looked for {', '.join(sorted(ENDINGS))}; "
-                "Parquet and IDX files are named for their split)."
+                "Parquet, IDX and CIFAR's binary files are named for their split)."
             )
     label = ClassLabel(names=sorted({name for classes in images.values() for name in classes}))
     result: dict[str, Dataset] = {}
@@ -152,9 +187,13 @@ def class_files(home: Path) -> dict[str, list[Path]]:
     classes = {}
     for folder in sorted(home.iterdir()):
         if folder.is_dir() and not folder.name.startswith("."):
-            files = (path for path in folder.resolve().rglob("*") if path.suffix.lower() in ENDINGS)
-            classes[folder.name] = sorted(path for path in files if not path.name.startswith("."))
+            classes[folder.name] = image_files(folder.resolve().rglob("*"))
     return {name: files for name, files in classes.items() if files}
+
+
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """Those that are images, sorted; hidden ones are none."""
+    return sorted(path for path in paths if path.suffix.lower() in ENDINGS and not path.name.startswith("."))
 
 
 def in_memory(images: pyarrow.Array, labels: Sequence[int], label: ClassLabel) -> Dataset:
