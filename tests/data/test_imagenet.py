@@ -92,7 +92,20 @@ def test_table_is_another(tmp_path):
         load_images(str(tmp_path))
 
 
-def test_test_images_alone_are_not_left_out(tmp_path):
-    write(tmp_path / "test" / "0.jpg")
-    with pytest.raises(FileNotFoundError, match=r"test has images, such as 0\.jpg, but not in folders"):
-        load_images(str(tmp_path))
+def test_images_that_somebody_has_sorted(tmp_path):
+    """Beside the table they stay where they are; test images have no labels."""
+    write_training(tmp_path)
+    write_flat(tmp_path, tmp_path / "LOC_val_solution.csv")
+    for path in (tmp_path / "val").iterdir():
+        path.unlink()
+    write(tmp_path / "val" / IDS[1] / "ILSVRC2012_val_00000001.JPEG")
+    write(tmp_path / "test" / "ILSVRC2012_test_00000001.JPEG")
+    data = load_images(str(tmp_path))
+    assert list(data) == ["train", "validation"]
+    assert data["validation"]["label"] == [1]
+
+
+def test_validation_alone_has_the_classes_that_it_holds(tmp_path):
+    write_flat(tmp_path, tmp_path / "LOC_val_solution.csv")
+    data = load_images(str(tmp_path))
+    assert data["validation"].features["label"].names == [IDS[0], IDS[2]]

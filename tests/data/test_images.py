@@ -77,9 +77,6 @@ def test_folder_without_images(tmp_path):
     write_classes(tmp_path / "train")
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "0.png").write_bytes(png(PIXELS[0]))
-    with pytest.raises(FileNotFoundError, match=r"dev has images, such as 0\.png, but not in folders named for their"):
-        load_images(str(tmp_path))
-    (tmp_path / "dev" / "0.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"dev has no images in folders named for their class .*\.png"):
         load_images(str(tmp_path))
     write_classes(tmp_path / "val")

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-SOLUTION = "LOC_val_solution.csv"
+TABLE = "LOC_val_solution.csv"
 # Where Kaggle's archive has its images, some folders below its tables.
 IMAGES = Path("ILSVRC", "Data", "CLS-LOC")
 
@@ -13,14 +13,32 @@ def images_home(folder: Path) -> Path:
     return folder / IMAGES if (folder / IMAGES).is_dir() else folder
 
 
-def solution_file(home: Path) -> Path | None:
-    """Kaggle's table of the validation images' classes: beside the splits, or above them as in its archive."""
-    places = [home, *home.resolve().parents[: len(IMAGES.parts)]]
-    return next((place / SOLUTION for place in places if (place / SOLUTION).is_file()), None)
+def loose_images(folder: Path) -> list[Path]:
+    """ImageNet's validation images that are in the folder itself, sorted."""
+    return sorted(folder.resolve().glob("ILSVRC2012_val_*.JPEG"))
 
 
-def sort_by_solution(images: list[Path], solution: Path) -> dict[str, list[Path]]:
-    """{class: its images}, by WordNet id in sorted order, which is the order of ImageNet's classes.
+def class_table(home: Path) -> Path | None:
+    """Kaggle's table of the validation images' classes, beside val/ or above it as in the archive.
+
+    Raises:
+        FileNotFoundError: there is none, and without it nobody knows the classes of these images.
+    """
+    if not (home / "val").is_dir():
+        return None
+    for place in (home, *home.resolve().parents[: len(IMAGES.parts)]):
+        if (place / TABLE).is_file():
+            return place / TABLE
+    if loose := loose_images(home / "val"):
+        raise FileNotFoundError(
+            f"{home / 'val'} has images, such as {loose[0].name}, but not in folders named for their class: put "
+            f"Kaggle's {TABLE} into {home}, or sort them into folders of WordNet ids."
+        )
+    return None
+
+
+def sort_by_table(images: list[Path], table: Path) -> dict[str, list[Path]]:
+    """{WordNet id: its images}.
 
     Args:
         images: named for their id, ILSVRC2012_val_00000001.JPEG.
@@ -28,15 +46,15 @@ def sort_by_solution(images: list[Path], solution: Path) -> dict[str, list[Path]
     Raises:
         ValueError: the table is no such table, or has no row for an image.
     """
-    with solution.open(encoding="utf-8", newline="") as file:
+    with table.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"ImageId", "PredictionString"} <= set(rows[0]):
-        raise ValueError(f"{solution} has no rows of ImageId and PredictionString: it is not Kaggle's table.")
+        raise ValueError(f"{table} has no rows of ImageId and PredictionString: it is not Kaggle's table.")
     # A prediction is "n01440764 x y x y", once for each box; all boxes of an image are of one class.
     class_of = {row["ImageId"]: (row["PredictionString"] or "").split(" ")[0] for row in rows}
     classes: dict[str, list[Path]] = {}
     for image in images:
         if not class_of.get(image.stem):
-            raise ValueError(f"{solution} has no class for {image.name}.")
+            raise ValueError(f"{table} has no class for {image.name}.")
         classes.setdefault(class_of[image.stem], []).append(image)
     return dict(sorted(classes.items()))
