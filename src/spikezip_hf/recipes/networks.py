@@ -22,6 +22,7 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from spikezip_hf.loading import model_type
 from spikezip_hf.models.layers import drop_path
 
 CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
@@ -41,8 +42,8 @@ def offline_encoder() -> Path:
 
 
 def check_encoder(source: str, architecture: str) -> None:
-    """Raises ValueError unless the checkpoint at `source` can be an encoder of `architecture`."""
-    found = AutoConfig.from_pretrained(source).model_type
+    """Raises ValueError unless the checkpoint at `source` can be an encoder of `architecture`, OSError without one."""
+    found = model_type(source)
     if found != architecture and (found, architecture) != ("bert", "roberta"):
         raise ValueError(f"{source} is a checkpoint of {found!r}, which cannot become {architecture!r}.")
 
