@@ -64,7 +64,7 @@ def main() -> None:
     rows = []
     for levels, granularity, method in product(LEVELS, GRANULARITIES, METHODS):
         qann = (
-            quantized_class(type(ann))
+            quantized_class(ann)
             .from_ann(ann, quantization_levels=levels, scale_granularity=granularity, head_act="tanh")
             .calibrate(calibration, method)
         )

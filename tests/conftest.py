@@ -13,12 +13,15 @@ from transformers import (
     RobertaForSequenceClassification,
     RobertaForTokenClassification,
     RobertaModel,
+    SwinConfig,
+    SwinForImageClassification,
     ViTConfig,
     ViTForImageClassification,
 )
 
 import spikezip_hf
-from spikezip_hf import QuantViTForImageClassification
+from spikezip_hf import QuantSwinForImageClassification, QuantViTForImageClassification
+from spikezip_hf.models.configuration_quantization import pair
 from spikezip_hf.models.engines import QuantEngine
 from spikezip_hf.models.quantization import ratio
 from spikezip_hf.models.rows import unwrap
@@ -61,10 +64,41 @@ def make_qann(seed: int = 0, dtype: torch.dtype = torch.float32, levels: int = 1
     return qann.calibrate([{"pixel_values": make_images(qann.config, 32, dtype, seed + 1)}])
 
 
+def make_swin_ann(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -> SwinForImageClassification:
+    """A random ReLU Swin: two stages, the first with four windows, shifted in its second block."""
+    torch.manual_seed(seed)
+    defaults = {
+        "image_size": 16,
+        "patch_size": 2,
+        "embed_dim": 16,
+        "depths": [2, 1],
+        "num_heads": [2, 4],
+        "window_size": 4,
+        "mlp_ratio": 1.5,
+        "hidden_act": "relu",
+        "drop_path_rate": 0.0,
+        "num_labels": 5,
+        "initializer_range": 0.15,
+    }
+    ann = SwinForImageClassification(SwinConfig(**{**defaults, **fields}))
+    for name, parameter in ann.named_parameters():
+        # All of them start at 0 in transformers, which would hide one that is left out or counted twice.
+        if name.endswith(("bias", "relative_position_bias_table", "position_embeddings")):
+            torch.nn.init.normal_(parameter, std=0.3)
+    return ann.to(dtype).eval()
+
+
+def make_swin_qann(seed: int = 0, dtype: torch.dtype = torch.float32, levels: int = 16, ann_fields=None, **fields):
+    """Its quantized twin, calibrated on noise."""
+    ann = make_swin_ann(seed, dtype, **(ann_fields or {}))
+    qann = QuantSwinForImageClassification.from_ann(ann, quantization_levels=levels, **fields)
+    return qann.calibrate([{"pixel_values": make_images(qann.config, 16, dtype, seed + 1)}])
+
+
 def make_images(config, batch: int, dtype: torch.dtype = torch.float32, seed: int = 7, steps: int | None = None):
     """Noise (batch, channels, H, W), or (batch, steps, channels, H, W)."""
     generator = torch.Generator().manual_seed(seed)
-    height = width = config.image_size
+    height, width = pair(config.image_size)
     shape = (batch, config.num_channels, height, width) if steps is None else (batch, steps, 3, height, width)
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
 
@@ -160,7 +194,7 @@ def make_texts(config, lengths: list[int], seed: int = 7, side: str = "right", e
 
 def make_batch(qann, seed: int = 7) -> dict:
     """Six samples for a Quant or Spike model of any architecture."""
-    if qann.config.model_type.endswith("_vit"):
+    if qann.main_input_name == "pixel_values":
         return {"pixel_values": make_images(qann.config, 6, qann.dtype, seed)}
     return make_texts(qann.config, [12, 7, 9, 3, 12, 5], seed)
 

@@ -7,6 +7,7 @@ from spikezip_hf.auto import register
 from spikezip_hf.conversion import Certificate, verify_equivalence
 from spikezip_hf.models.configuration_spike_bert import QuantBertConfig, SpikeBertConfig
 from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
+from spikezip_hf.models.configuration_spike_swin import QuantSwinConfig, SpikeSwinConfig
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
 from spikezip_hf.models.modeling_spike_bert import (
     QuantBertForSequenceClassification,
@@ -23,6 +24,12 @@ from spikezip_hf.models.modeling_spike_roberta import (
     SpikeRobertaForSequenceClassification,
     SpikeRobertaForTokenClassification,
     SpikeRobertaModel,
+)
+from spikezip_hf.models.modeling_spike_swin import (
+    QuantSwinForImageClassification,
+    QuantSwinModel,
+    SpikeSwinForImageClassification,
+    SpikeSwinModel,
 )
 from spikezip_hf.models.modeling_spike_vit import (
     QuantViTForImageClassification,
@@ -53,6 +60,9 @@ __all__ = [
     "QuantRobertaForSequenceClassification",
     "QuantRobertaForTokenClassification",
     "QuantRobertaModel",
+    "QuantSwinConfig",
+    "QuantSwinForImageClassification",
+    "QuantSwinModel",
     "QuantViTConfig",
     "QuantViTForImageClassification",
     "QuantViTModel",
@@ -64,6 +74,9 @@ __all__ = [
     "SpikeRobertaForSequenceClassification",
     "SpikeRobertaForTokenClassification",
     "SpikeRobertaModel",
+    "SpikeSwinConfig",
+    "SpikeSwinForImageClassification",
+    "SpikeSwinModel",
     "SpikeViTConfig",
     "SpikeViTForImageClassification",
     "SpikeViTModel",

@@ -16,12 +16,15 @@ from transformers.utils import is_torchvision_available, is_vision_available
 
 from spikezip_hf.models.configuration_spike_bert import QuantBertConfig, SpikeBertConfig
 from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
+from spikezip_hf.models.configuration_spike_swin import QuantSwinConfig, SpikeSwinConfig
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 
 CONFIGS: tuple[type[PreTrainedConfig], ...] = (
     QuantViTConfig,
     SpikeViTConfig,
+    QuantSwinConfig,
+    SpikeSwinConfig,
     QuantBertConfig,
     SpikeBertConfig,
     QuantRobertaConfig,
@@ -49,7 +52,7 @@ TOKENIZERS = {
 
 
 def vit_image_processors() -> dict[str, type]:
-    """transformers' image processors for ViT, as far as their libraries are installed."""
+    """transformers' image processors for ViT, which are Swin's too, as far as their libraries are installed."""
     processors: dict[str, type] = {}
     if is_vision_available():
         from transformers import ViTImageProcessorPil
@@ -71,7 +74,7 @@ def register() -> None:
     for config, tokenizer in TOKENIZERS.items():
         AutoTokenizer.register(config, tokenizer, exist_ok=True)
     if processors := vit_image_processors():
-        for config in (QuantViTConfig, SpikeViTConfig):
+        for config in (QuantViTConfig, SpikeViTConfig, QuantSwinConfig, SpikeSwinConfig):
             AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)
 
 

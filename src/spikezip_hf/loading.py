@@ -10,11 +10,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 from spikezip_hf.auto import MODELS
 from spikezip_hf.conversion.ann import SOURCES
+from spikezip_hf.models.checkpoints import find_file
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 
+TIMM = "timm_wrapper"  # the model type of transformers' wrapper around timm's networks
 CLASSES = {cls.__name__: cls for by_auto_class in MODELS.values() for cls in by_auto_class.values()}
 
 
@@ -46,7 +49,8 @@ def model_type(source: str, revision: str | None = None) -> str:
 
 def is_text(kind: str) -> bool:
     """Whether networks of this model type are of text, and not of images."""
-    return "vit" not in kind
+    own = kind.removeprefix("quant_").removeprefix("spike_")
+    return own != TIMM and own not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
 
 def load_network(source: str):
@@ -55,8 +59,26 @@ def load_network(source: str):
     Raises:
         OSError: there is nothing, or no processor.
     """
-    auto_class = AutoModelForSequenceClassification if is_text(model_type(source)) else AutoModelForImageClassification
-    return auto_class.from_pretrained(source), load_processor(source)
+    kind = model_type(source)
+    auto_class = AutoModelForSequenceClassification if is_text(kind) else AutoModelForImageClassification
+    network = auto_class.from_pretrained(source)
+    return network, timm_processor(source, network) if kind == TIMM else load_processor(source)
+
+
+def timm_processor(source: str, network):
+    """The image processor of a timm network: the one beside it, or the one that its data config describes.
+
+    Raises:
+        ValueError: there is none, or its images are prepared in a way that transformers' processor has not.
+    """
+    from spikezip_hf.conversion.timm_models import image_processor_of
+
+    if find_file(source, "preprocessor_config.json") is not None:
+        return AutoImageProcessor.from_pretrained(source)
+    processor = image_processor_of(network)
+    if processor is None:
+        raise ValueError(f"{source} does not say how its images are prepared: put a preprocessor_config.json there.")
+    return processor
 
 
 def load_processor(source: str):
@@ -74,7 +96,11 @@ def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrai
     kind = model_type(source, revision=revision)
     if not kind.startswith(("quant_", "spike_")):
         architectures = AutoConfig.from_pretrained(source, revision=revision).architectures or []
-        fitting = [quant.__name__ for quant, ordinary in SOURCES.items() if ordinary.__name__ in architectures]
+        fitting = [
+            quant.__name__
+            for quant, ordinary in SOURCES.items()
+            if any(source.__name__ in architectures for source in ordinary)
+        ]
         raise ValueError(
             f"{source} holds an ordinary network of type {kind!r}, neither a Quant nor a Spike model: quantize it "
             f"with {fitting[0] if fitting else 'the from_ann of a Quant class'}"

@@ -97,7 +97,7 @@ class TestRefusals:
         )
         bert = BertForSequenceClassification(BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2))
         for other in (deit, bert, make_qann()):
-            with pytest.raises(ValueError, match=f"ViTForImageClassification, got {type(other).__name__}"):
+            with pytest.raises(ValueError, match=f"ViTForImageClassification or .*, got {type(other).__name__}"):
                 QuantViTForImageClassification.from_ann(other)
 
     def test_subclass_with_its_own_forward(self):
@@ -135,7 +135,7 @@ class TestRefusals:
     def test_activation_under_another_name(self):
         ann = make_ann(hidden_act="gelu")
         for layer in ann.vit.layers:
-            layer.mlp.act = layer.mlp.activation_fn
+            layer.mlp.gelu = layer.mlp.activation_fn
             del layer.mlp.activation_fn
         with pytest.raises(ValueError, match="hidden_act is 'gelu'; only ReLU becomes spikes"):
             QuantViTForImageClassification.from_ann(ann)

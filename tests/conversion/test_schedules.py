@@ -32,6 +32,18 @@ def test_residual_paths_do_not_hide_a_longer_one():
     assert depth["layers.0.layernorm_after_node"] == depth["layers.0.attention.output_node"] + 1
 
 
+def test_depth_of_a_swin_goes_through_windows_and_patch_merging():
+    depth = depths(make_snn("swin").to_quantized(), [make_snn("swin").dummy_inputs])
+    block = "encoder.layers.0.blocks.1"
+    assert depth[f"{block}.attention.q_node"] == depth[f"{block}.layernorm_before_node"] + 1
+    assert depth[f"{block}.attention.output_node"] == depth[f"{block}.attention.context_node"] + 1
+    merged = "encoder.layers.0.downsample"
+    assert depth[f"{merged}.norm_node"] == depth[f"{block}.mlp.output_node"] + 1
+    assert depth["encoder.layers.1.blocks.0.layernorm_before_node"] == depth[f"{merged}.output_node"] + 1
+    # Two nodes before, three blocks of eight, two in patch merging, and the last LayerNorm.
+    assert max(depth.values()) == 1 + 3 * 8 + 2 + 1
+
+
 @pytest.mark.parametrize(
     ("levels", "coverage", "steps"),
     [
@@ -65,7 +77,7 @@ def test_nodewise_waits_for_the_nodes_before():
     assert int(out.spike_counts.sum()) == sum(int(levels.abs().sum()) for levels in recorder.levels.values())
 
 
-@pytest.mark.parametrize("architecture", ["vit", "bert"])
+@pytest.mark.parametrize("architecture", ["vit", "swin", "bert"])
 def test_coarse_to_fine_takes_fewer_spikes(architecture):
     # Sixteen levels and a few layers: enough for transients.
     snn = make_snn(architecture, layers=4)

@@ -13,12 +13,15 @@ from huggingface_hub import ModelCard, ModelCardData, constants
 from transformers import AutoModel, ViTModel
 
 from spikezip_hf import QuantViTForImageClassification, QuantViTModel
+from spikezip_hf.conversion.ann import quantized_class
 from spikezip_hf.hub import model_card, network_digest, write_card
 from spikezip_hf.hub.cards import NOTICE
 from tests.conftest import (
     make_ann,
     make_images,
     make_qann,
+    make_swin_ann,
+    make_swin_qann,
     make_text_ann,
     make_text_qann,
     spiking_twin,
@@ -28,6 +31,7 @@ from tests.hub.routes import front_matter
 
 TASKS = {
     "vit": {"Model": "image-feature-extraction", "ForImageClassification": "image-classification"},
+    "swin": {"ForImageClassification": "image-classification"},
     "bert": {
         "Model": "feature-extraction",
         "ForSequenceClassification": "text-classification",
@@ -35,9 +39,15 @@ TASKS = {
     },
 }
 TASKS["roberta"] = TASKS["bert"]
-NAMES = {"vit": "ViT", "bert": "BERT", "roberta": "RoBERTa"}
+NAMES = {"vit": "ViT", "swin": "Swin", "bert": "BERT", "roberta": "RoBERTa"}
+IMAGES = ("vit", "swin")
 KINDS = ("Quant", "Spike")
-HEADS = {"vit": "ForImageClassification", "bert": "ForSequenceClassification", "roberta": "ForSequenceClassification"}
+HEADS = {
+    "vit": "ForImageClassification",
+    "swin": "ForImageClassification",
+    "bert": "ForSequenceClassification",
+    "roberta": "ForSequenceClassification",
+}
 ALL = [(network, task) for network, tasks in TASKS.items() for task in tasks]
 
 every_model = pytest.mark.parametrize(("network", "task"), ALL, ids=["".join(one) for one in ALL])
@@ -47,6 +57,8 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 
 @functools.cache
 def made(network: str, task: str, fields: tuple = ()):
+    if network == "swin":
+        return make_swin_qann(**dict(fields))
     if network != "vit":
         return make_text_qann(network, task, **dict(fields))
     if task != "Model":
@@ -154,7 +166,7 @@ def test_what_the_model_is(network, task, kind):
     assert told["Weights"] == "float32"
     assert told["Activation nodes"] == str(len(model.nodes))
     size = sum(parameter.numel() for parameter in model.parameters())
-    assert f"{NAMES[network]} (2 layers, 32 channels, {size / 1000:.1f}k parameters)" in body(card)
+    assert f"{NAMES[network]} ({model.config.depth} layers, 32 channels, {size / 1000:.1f}k parameters)" in body(card)
     assert "# a-name\n" in body(card)
     tags = metadata(card)["tags"]
     assert ("snn" in tags, "quantized" in tags) == (kind == "Spike", kind == "Quant")
@@ -188,7 +200,10 @@ def test_examples_are_valid_and_of_this_model(network, task, kind):
     assert f'pipeline("{TASKS[network][task]}"' in blocks[0]
     head = f"AutoModel{task.removeprefix('Model')}"
     assert f'model = {head}.from_pretrained("org/a-name")' in blocks[1]
-    assert ("AutoTokenizer" in blocks[1], "AutoImageProcessor" in blocks[1]) == (network != "vit", network == "vit")
+    assert ("AutoTokenizer" in blocks[1], "AutoImageProcessor" in blocks[1]) == (
+        network not in IMAGES,
+        network in IMAGES,
+    )
     readout = "last_hidden_state" if task == "Model" else "logits"
     assert (f"out.{readout} " in blocks[1], "time_steps=64" in blocks[1]) == (kind == "Spike", kind == "Spike")
 
@@ -481,7 +496,7 @@ def test_the_hub_takes_the_metadata(hub):
 
 
 def loaded_ann(network: str, folder):
-    ann = make_ann() if network == "vit" else make_text_ann(network)
+    ann = {"vit": make_ann, "swin": make_swin_ann}.get(network, lambda: make_text_ann(network))()
     ann.save_pretrained(folder)
     return type(ann).from_pretrained(folder)
 
@@ -493,8 +508,8 @@ def test_no_path_of_this_machine_is_told(network, where, tmp_path, monkeypatch):
     folder = tmp_path / "out" / "ann" if where == "absolute" else "out/ann"  # which could be an id on the Hub
     ann = loaded_ann(network, folder)
     assert ann.config._name_or_path == str(folder)
-    if network == "vit":
-        qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=16)
+    if network in IMAGES:
+        qann = quantized_class(type(ann)).from_ann(ann, quantization_levels=16)
         qann.calibrate([{"pixel_values": make_images(qann.config, 2)}])
     else:
         qann = text_class("Quant", network).from_ann(ann, quantization_levels=16)

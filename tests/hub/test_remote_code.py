@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from spikezip_hf import auto
-from tests.conftest import make_batch, make_qann, make_text_qann, spiking_twin
+from tests.conftest import make_batch, make_qann, make_swin_qann, make_text_qann, spiking_twin
 from tests.hub.bare import run_bare
 
 NETWORKS = {
     "vit": lambda: make_qann(),
+    "swin": lambda: make_swin_qann(weight_bits=8),
     "bert": lambda: make_text_qann("bert", granularity="mixed", head_act="tanh"),
     "roberta": lambda: make_text_qann("roberta", granularity="mixed"),
     "bert_tokens": lambda: make_text_qann("bert", "ForTokenClassification"),

@@ -5,12 +5,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from spikezip_hf import QuantViTForImageClassification
+from spikezip_hf import QuantSwinForImageClassification, QuantViTForImageClassification
 from spikezip_hf.models.operators import Linear
 from tests.conftest import (
     ARCHITECTURES,
     make_ann,
     make_images,
+    make_swin_ann,
     make_text_ann,
     make_texts,
     spiking_twin,
@@ -40,6 +41,8 @@ def make_snn(
     if architecture == "vit":
         ann = make_ann(seed, dtype, num_hidden_layers=layers, **TINY)
         qann = QuantViTForImageClassification.from_ann(ann, **own)
+    elif architecture == "swin":
+        qann = QuantSwinForImageClassification.from_ann(make_swin_ann(seed, dtype, image_size=14), **own)
     else:
         ann = make_text_ann(architecture, task, seed, dtype, num_hidden_layers=layers, **TINY)
         own |= {"node_placement": node_placement or "full"}
@@ -50,7 +53,7 @@ def make_snn(
 
 
 def make_inputs(model, seed=7, batch=4, steps=None, side="right"):
-    if model.config.model_type.endswith("_vit"):
+    if model.main_input_name == "pixel_values":
         return {"pixel_values": make_images(model.config, batch, model.dtype, seed, steps)}
     return make_texts(model.config, LENGTHS * (batch // 4), seed, side)
 
@@ -77,7 +80,7 @@ def assert_same(run, naive, readout_tolerance=0.0):
 # rows; no level follows it (the seeds below have no current that close to a tie), and logits do in their last digits.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 
-NETWORKS = [("vit", "ForImageClassification")] + [
+NETWORKS = [(architecture, "ForImageClassification") for architecture in ("vit", "swin")] + [
     (architecture, task)
     for architecture in ARCHITECTURES
     for task in ("Model", "ForSequenceClassification", "ForTokenClassification")
@@ -111,7 +114,7 @@ def test_every_number_of_levels(architecture, levels, weight_bits):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("weight_bits", [None, 8])
 @pytest.mark.parametrize("granularity", ["per_channel", "mixed"])
-@pytest.mark.parametrize("architecture", ["vit", "bert"])
+@pytest.mark.parametrize("architecture", ["vit", "swin", "bert"])
 def test_every_granularity(architecture, granularity, weight_bits, dtype):
     snn = make_snn(architecture, granularity=granularity, weight_bits=weight_bits, dtype=dtype)
     batch = make_inputs(snn)
@@ -165,7 +168,7 @@ def test_padding_on_either_side(architecture, node_placement, side, dtype):
 
 @pytest.mark.parametrize("stop", ["never", "equilibrium"])
 @pytest.mark.parametrize("chunk_steps", [1, 3, 7, 64])
-@pytest.mark.parametrize("architecture", ["vit", "bert"])
+@pytest.mark.parametrize("architecture", ["vit", "swin", "bert"])
 def test_neither_chunks_nor_stopping_change_an_answer(architecture, chunk_steps, stop):
     snn = make_snn(architecture, weight_bits=8)
     batch = make_inputs(snn)

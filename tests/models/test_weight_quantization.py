@@ -7,15 +7,22 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForImageClassification, AutoModelForSequenceClassification, SwinModel
 
-from spikezip_hf import QuantViTForImageClassification, QuantViTModel, verify_equivalence
+from spikezip_hf import (
+    QuantSwinForImageClassification,
+    QuantSwinModel,
+    QuantViTForImageClassification,
+    QuantViTModel,
+    verify_equivalence,
+)
 from spikezip_hf.models.operators import Conv2d, Linear, name_operators
 from spikezip_hf.models.quantization import MIN_SCALE, WeightQuantizer
 from tests.conftest import (
     ARCHITECTURES,
     make_ann,
     make_batch,
+    make_swin_ann,
     make_text_ann,
     spiking_twin,
     text_class,
@@ -23,7 +30,7 @@ from tests.conftest import (
 
 SHAPES = [(6, 10), (4, 3, 2, 2)]  # of a linear map and of a convolution
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
-networks = pytest.mark.parametrize("architecture", ["vit", *ARCHITECTURES])
+networks = pytest.mark.parametrize("architecture", ["vit", "swin", *ARCHITECTURES])
 
 
 def edit_config(folder, **fields):
@@ -68,12 +75,17 @@ def make_ordinary(architecture, dtype=torch.float32, bare=False):
     if architecture == "vit":
         ann = make_ann(dtype=dtype)
         return ann.vit if bare else ann
+    if architecture == "swin":
+        ann = make_swin_ann(dtype=dtype)
+        return SwinModel(ann.config, add_pooling_layer=False).to(dtype).eval() if bare else ann
     return make_text_ann(architecture, "Model" if bare else "ForSequenceClassification", dtype=dtype)
 
 
 def make_uncalibrated(architecture, dtype=torch.float32, bare=False, weight_bits=8, **fields):
     if architecture == "vit":
         quant_class = QuantViTModel if bare else QuantViTForImageClassification
+    elif architecture == "swin":
+        quant_class = QuantSwinModel if bare else QuantSwinForImageClassification
     else:
         quant_class = text_class("Quant", architecture, "Model" if bare else "ForSequenceClassification")
     ann = make_ordinary(architecture, dtype, bare)
@@ -360,7 +372,8 @@ class TestNetworks:
     def test_reload_gives_the_same_bits(self, architecture, tmp_path):
         qann = make_network(architecture)
         snn = spiking_twin(qann, time_steps=400)
-        auto = AutoModelForImageClassification if architecture == "vit" else AutoModelForSequenceClassification
+        image = architecture in ("vit", "swin")
+        auto = AutoModelForImageClassification if image else AutoModelForSequenceClassification
         batch = make_batch(qann)
         for model in (qann, snn):
             folder = tmp_path / type(model).__name__
@@ -453,6 +466,7 @@ class TestNewHead:
         bare.save_pretrained(tmp_path)
         head = {
             "vit": {"classifier.weight_quantizer"},
+            "swin": {"classifier.weight_quantizer"},
             "bert": {"pooler.dense.weight_quantizer", "pooler.hidden_node", "classifier.weight_quantizer"},
             "roberta": {
                 "classifier.dense.weight_quantizer",

@@ -94,7 +94,7 @@ def test_offline_encoder_is_found_in_its_package(tmp_path, monkeypatch):
 
 def test_small_vit_and_its_processor():
     fields = {"image_size": 8, "patch_size": 4, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    vit, processor = networks.small_vit({**fields, **LABELS}, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
+    vit, processor = networks.small_image_network("vit", {**fields, **LABELS}, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
     assert (vit.config.hidden_act, vit.config.hidden_size, vit.config.num_labels) == ("relu", 32, 2)
     assert (*processor.image_mean, *processor.image_std) == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     # An image of another size: the processor makes it fit the network.
@@ -109,17 +109,35 @@ def test_small_vit_and_its_processor():
 def test_vit_of_a_checkpoint_gets_relu_and_a_head_for_the_labels(tmp_path):
     source = make_ann(hidden_act="gelu", num_labels=5)
     source.save_pretrained(tmp_path)
-    networks.small_vit({"image_size": 8}, [0.5] * 3, [0.25] * 3)[1].save_pretrained(tmp_path)
-    vit, processor = networks.load_vit(str(tmp_path), LABELS)
+    networks.small_image_network("vit", {"image_size": 8}, [0.5] * 3, [0.25] * 3)[1].save_pretrained(tmp_path)
+    vit, processor = networks.load_image_network(str(tmp_path), "vit", LABELS)
     assert (vit.config.hidden_act, vit.config.num_labels, vit.classifier.out_features) == ("relu", 2, 2)
     assert same_weights(vit.vit, source.vit)
     assert (processor.size["height"], list(processor.image_std)) == (8, [0.25] * 3)
 
 
+def test_small_swin_and_one_of_a_checkpoint(tmp_path):
+    fields = {
+        "image_size": [16, 8],
+        "patch_size": 2,
+        "window_size": 2,
+        "embed_dim": 8,
+        "depths": [1],
+        "num_heads": [2],
+    }
+    swin, processor = networks.small_image_network("swin", {**fields, **LABELS}, [0.5] * 3, [0.25] * 3)
+    assert (swin.config.hidden_act, swin.config.num_labels, processor.size["width"]) == ("relu", 2, 8)
+    swin.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, _ = networks.load_image_network(str(tmp_path), "swin", {**LABELS, "drop_path_rate": 0.2})
+    assert loaded.config.drop_path_rate == 0.2
+    assert same_weights(loaded, swin)
+
+
 def test_vit_of_another_architecture_is_refused(tmp_path):
     make_text_ann("bert").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="is a checkpoint of 'bert', not of 'vit'"):
-        networks.load_vit(str(tmp_path), {})
+        networks.load_image_network(str(tmp_path), "vit", {})
 
 
 def test_drop_path_is_that_of_the_quantized_twin(tmp_path):

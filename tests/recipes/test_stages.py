@@ -79,6 +79,26 @@ qat: {output_dir: out/qann, ann: out/ann, quantization_levels: 8, num_train_epoc
 convert: {output_dir: out/snn, qann: out/qann, time_steps: 100, report_time_steps: [8], results: figures/results.json}
 """
 
+TIMM_RECIPE = """
+data: {data_dir: images, validation_share: 0.25, horizontal_flip: 0.5}
+training:
+  per_device_train_batch_size: 8
+  per_device_eval_batch_size: 32
+  eval_strategy: epoch
+  save_strategy: "no"
+  layer_decay: 0.65
+  drop_path_rate: 0.1
+  disable_tqdm: true
+finetune:
+  output_dir: out/ann
+  architecture: vit
+  model: pretrained
+  num_train_epochs: 4
+  learning_rate: 3e-3
+qat: {output_dir: out/qann, ann: out/ann, quantization_levels: 8, num_train_epochs: 1, learning_rate: 1e-3}
+convert: {output_dir: out/snn, qann: out/qann, time_steps: 100, report_time_steps: [8]}
+"""
+
 
 def make_texts(folder: Path, labels: int = 2) -> None:
     """Texts whose label is that of their one word of praise or blame."""

@@ -218,7 +218,7 @@ def close_figures(
     attention, context = attention_nodes(model)[-1], context_node(model.node_names)
     distance = (seen.levels[context].float() - seen.expected_levels[context]).abs().mean(-1)
     probs = seen.values(attention), seen.expected_values(attention)
-    if picture is not None:
+    if picture is not None and getattr(model.config, "use_class_token", True):  # it is what attention is drawn of
         drawn |= patch_figures(model.config, seen, picture, *probs, distance)
     elif tokens is not None:
         mask = seen.inputs.get("attention_mask")

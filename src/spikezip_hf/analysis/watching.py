@@ -191,7 +191,7 @@ class Watcher:
         max_length: most tokens of a text; the network's own limit holds, too.
 
     Raises:
-        ValueError: the model is no such classifier, or a number is no positive integer.
+        ValueError: the model is no such classifier or has no class token, or a number is no positive integer.
     """
 
     def __init__(self, model: TwinPreTrainedModel, processor: Any, time_steps: int = 512, max_length: int = 128):
@@ -204,6 +204,11 @@ class Watcher:
             self.model = spiking_class(type(model)).from_quantized(model, time_steps=time_steps)
             check_classifier(self.model)
             self.twin = model
+        if not getattr(model.config, "use_class_token", True):
+            raise ValueError(
+                f"{type(model).__name__} has no class token, whose attention is shown here: look at it with "
+                "`spikezip report`."
+            )
         self.processor = processor
         self.time_steps = time_steps
         self.of_text = is_text(model.config.model_type)

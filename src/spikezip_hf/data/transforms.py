@@ -50,7 +50,8 @@ def image_transforms(
     normalized and erased in parts, in this order; for evaluation it goes through the processor.
 
     Args:
-        image_processor: of the model, with `size` {"height", "width"}, `resample`, `image_mean` and `image_std`.
+        image_processor: of the model, with `size` {"height", "width"}, `resample`, `image_mean` and `image_std`; or
+            with `do_center_crop`, `crop_size` {"height", "width"} and a `size` that may be {"shortest_edge"}.
         auto_augment: timm's description of RandAugment ("rand-m9-mstd0.5-inc1"), AugMix or AutoAugment; None: none.
         random_erasing: probability that a rectangle of the image becomes the mean color.
         crop_scale: least and greatest share of the image's area in a crop, which is then resized; None: no such crop.
@@ -73,9 +74,13 @@ def image_transforms(
         raise ValueError("crop_scale and random_crop are two ways to crop: choose one.")
     if num_channels not in (1, 3):
         raise ValueError(f"num_channels is {num_channels}: images are gray (1) or RGB (3).")
-    size = dict(getattr(image_processor, "size", None) or {})
+    resized = dict(getattr(image_processor, "size", None) or {})
+    cropped = getattr(image_processor, "do_center_crop", None)
+    size = dict(image_processor.crop_size) if cropped else resized
     if not {"height", "width"} <= set(size):
-        raise ValueError(f"The image processor's size is {size}: it should have height and width.")
+        raise ValueError(
+            f"The image processor's {'crop_size' if cropped else 'size'} is {size}: it should have height and width."
+        )
     height, width = size["height"], size["width"]
     mean, std = statistics(image_processor, num_channels)
 
@@ -85,6 +90,12 @@ def image_transforms(
         steps.append(
             RandomResizedCropAndInterpolation((height, width), crop_scale, interpolation=resample.name.lower())
         )
+    elif cropped and resized.get("shortest_edge"):
+        steps.append(transforms.Resize(resized["shortest_edge"], transforms.InterpolationMode(resample.name.lower())))
+        steps.append(transforms.CenterCrop((height, width)))
+    elif cropped:
+        steps.append(Resize((resized["width"], resized["height"]), resample))
+        steps.append(transforms.CenterCrop((height, width)))
     else:
         steps.append(Resize((width, height), resample))
     if random_crop:

@@ -19,9 +19,7 @@ def outline(model: TwinPreTrainedModel) -> ProductReport:
     The model itself may be large, on a GPU, or in shards on several machines, where a pass of one of them would hang.
     """
     config = copy.deepcopy(model.config)
-    config.hidden_size, config.intermediate_size = config.num_attention_heads, 1
-    if hasattr(config, "image_size"):
-        config.image_size = config.patch_size
+    config.make_thin()
     with torch.random.fork_rng(devices=[]):
         small = plain_class(type(model))(config, **model.construction)
         return small.float().product_inputs()
@@ -75,7 +73,7 @@ def size(model: TwinPreTrainedModel) -> str:
     with torch.device("meta"):
         whole = plain_class(type(model))(config, **model.construction)
     parameters = sum(parameter.numel() for parameter in whole.parameters())
-    return f"{config.num_hidden_layers} layers, {config.hidden_size} channels, {count(parameters)} parameters"
+    return f"{config.depth} layers, {config.hidden_size} channels, {count(parameters)} parameters"
 
 
 def architecture(model: TwinPreTrainedModel) -> str:

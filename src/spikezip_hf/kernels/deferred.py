@@ -66,7 +66,7 @@ class LinearProduct:
 
 @dataclass(frozen=True, eq=False)
 class MatrixProduct:
-    """Two batches of levels, (rows, heads, m, k) and (rows, heads, k, n) in int8, that are to be multiplied."""
+    """Two batches of levels, (rows, [windows,] heads, m, k) and (..., k, n) in int8, that are to be multiplied."""
 
     kernels: Library
     left: torch.Tensor
@@ -81,7 +81,7 @@ class MatrixProduct:
         return self.left.device
 
     def sums(self) -> torch.Tensor:
-        """The product, (rows, heads, m, n) int32."""
+        """The product, (rows, [windows,] heads, m, n) int32."""
         return self.kernels.products(self.left, self.right)
 
     def __reduce__(self):

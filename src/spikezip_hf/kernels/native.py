@@ -236,7 +236,7 @@ class Library:
         return out
 
     def takes_products(self, a: torch.Tensor, b: torch.Tensor, bound: int) -> bool:
-        fits = bound < 2**31 and a.dim() == b.dim() == 4 and a.shape[:2] == b.shape[:2] and a.shape[3] == b.shape[2]
+        fits = bound < 2**31 and a.dim() > 3 and a.shape[:-2] == b.shape[:-2] and a.shape[-1] == b.shape[-2]
         return self.has_products and a.dtype == b.dtype == torch.int8 and fits and a.numel() > 0 and b.numel() > 0
 
     def deferred(self, a: torch.Tensor, b: torch.Tensor) -> MatrixProduct:
@@ -249,6 +249,8 @@ class Library:
         Heads lie inside positions, as they do in what is made of them next, unless the product is one of attention
         scores, (n, n).
         """
+        batch = a.shape[:-3]  # rows, or rows and windows
+        a, b = a.flatten(0, -4), b.flatten(0, -4)
         rows, heads, m, k = a.shape
         n = b.shape[-1]
         dtype = torch.int32 if scale is None else torch.float32
@@ -268,7 +270,7 @@ class Library:
             *map(int64, (rows, heads, m, k, n)),
             address(scale),
         )
-        return out
+        return out.unflatten(0, batch)
 
     def takes_neurons(
         self,

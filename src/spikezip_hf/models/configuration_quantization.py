@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from .quantization import level_bounds
 from .version import __version__, check_version
@@ -30,6 +30,11 @@ def check_positive_integer(name: str, value: object) -> None:
     """Raises ValueError, naming the field, unless `value` is an integer of at least 1."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
+
+
+def pair(size) -> tuple[int, int]:
+    """(height, width) of a size given as one number or two."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def check_choice(name: str, value: object, choices: tuple) -> None:
@@ -66,8 +71,23 @@ SPIKING_FIELDS = (
     "confidence_threshold",
     "chunk_steps",
 )
+# What a ViT of timm or DeiT may have otherwise than transformers' own.
+VIT_FIELDS = (
+    "pooling",
+    "use_class_token",
+    "use_distillation_token",
+    "norm_after_pooling",
+    "positions_of_patches_only",
+)
 # Fields that say what a trained network computes: to load it with others would make another network of it.
-NETWORK_FIELDS = ("quantization_levels", "scale_granularity", "weight_bits", "node_placement", "head_act")
+NETWORK_FIELDS = (
+    "quantization_levels",
+    "scale_granularity",
+    "weight_bits",
+    "node_placement",
+    "head_act",
+    *VIT_FIELDS,
+)
 
 
 @dataclass(kw_only=True, repr=False)
@@ -104,6 +124,18 @@ class QuantizationFields:
         self.auto_map = self.make_auto_map()
         self.spikezip_version = __version__  # whatever wrote the file, this is what would write the next
         self.check_fields()
+
+    def make_thin(self) -> None:
+        """Become the config of the same network with one channel a head: for a look at its parts."""
+        config: Any = self
+        config.hidden_size, config.intermediate_size = config.num_attention_heads, 1
+        if hasattr(config, "image_size"):
+            config.image_size = config.patch_size
+
+    @property
+    def depth(self) -> int:
+        """Layers one after another."""
+        return self.num_hidden_layers  # type: ignore[attr-defined]
 
     @classmethod
     def make_auto_map(cls) -> dict[str, str]:

@@ -10,8 +10,9 @@
 In inference the first two hand on `Rows`, which know the levels behind a value; in training tensors are plain ones.
 
 The primitives: `encode` (input to current), `static` (a constant current), `linear` (an affine module), `matmul` (both
-operands dynamic), `apply` (softmax, LayerNorm), `fire` (an activation node). Residual additions are `+`. A network of
-sequences says with `attend` which positions hold tokens: the others, padding, never fire and are never counted.
+operands dynamic), `pool` (a mean over positions), `rearrange` (another order of positions), `apply` (softmax,
+LayerNorm), `fire` (an activation node). Residual additions are `+`. A network of sequences says with `attend` which
+positions hold tokens: the others, padding, never fire and are never counted.
 
 A spiking engine *is* the state of one run on one batch: nothing of it is kept in the modules, so nothing leaks from a
 batch to the next and there is nothing to reset.
@@ -21,7 +22,7 @@ import torch
 from torch import nn
 
 from .neurons import fire, levels_of, pending_spikes, undefined_current
-from .operators import SESA, SPIKE_FORMS, MatMul, SpikeOperator
+from .operators import SESA, SPIKE_FORMS, MatMul, MeanPool, SpikeOperator
 from .quantization import LSQQuantizer
 from .rows import Rows, Timeline, in_inference, unwrap
 
@@ -72,6 +73,10 @@ class QuantEngine:
             return x[:, 0]
         return x[torch.arange(x.shape[0], device=x.device), tokens.int().argmax(1).to(x.device)]
 
+    def rearrange(self, x, function):
+        """`function` of x: positions of each row in another order, or zeros beside them. Spikes stay spikes."""
+        return x.reshaped(function) if isinstance(x, Rows) else function(x)
+
     def encode(self, module: nn.Module, inputs: torch.Tensor, per_step: bool = False) -> torch.Tensor:
         """Current that the affine `module` makes of the inputs: static, (B, ...), or `per_step`, (B, F, ...).
 
@@ -88,6 +93,13 @@ class QuantEngine:
 
     def matmul(self, product: MatMul, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return product(a, b)
+
+    def pool(self, module: MeanPool, x: torch.Tensor) -> torch.Tensor:
+        """Mean over positions, (rows, N, features) to (rows, features).
+
+        It is a static linear map: of spikes, its weights 1/N are part of those of the product that reads it.
+        """
+        return module(x)
 
     def apply(self, operator: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return operator(x)

@@ -71,7 +71,7 @@ def weight_levels(weight: torch.Tensor, scale: torch.Tensor, max_level: int, dty
 
 
 def integer_matmul(a: torch.Tensor, b: torch.Tensor, bound: int):
-    """Product of two batches of levels, (rows, heads, n, k) @ (rows, heads, k, m): exact whole numbers.
+    """Product of two batches of levels, (rows, [windows,] heads, n, k) @ (..., k, m): exact whole numbers.
 
     Args:
         bound: of the absolute value of a sum.

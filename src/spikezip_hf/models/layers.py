@@ -1,10 +1,11 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""What networks of several architectures are built from: activation nodes, drop path, the core of self-attention."""
+"""What networks of several architectures are built from: activation nodes, drop path, self-attention, MLP, layer."""
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .operators import MatMul, Softmax
+from .operators import LayerNorm, Linear, MatMul, Softmax
 from .quantization import LSQQuantizer
 
 
@@ -54,12 +55,13 @@ class SelfAttentionCore(nn.Module):
     Args:
         width: features of queries, keys and values, all heads together.
         context_signed: False clips the context at 0, as the text branch of the paper's code does.
+        num_heads: of this layer; the config's if None.
     """
 
-    def __init__(self, config, width: int, stage: int, context_signed: bool = True):
+    def __init__(self, config, width: int, stage: int, context_signed: bool = True, num_heads: int | None = None):
         super().__init__()
-        self.num_heads = config.num_attention_heads
-        self.head_dim = width // config.num_attention_heads
+        self.num_heads = config.num_attention_heads if num_heads is None else num_heads
+        self.head_dim = width // self.num_heads
         self.scaling = self.head_dim**-0.5
 
         self.q_node = activation_node(config, width, stage, inner=True)
@@ -76,15 +78,15 @@ class SelfAttentionCore(nn.Module):
         self.context_node = activation_node(config, width, stage, signed=context_signed, inner=True)
 
     def split_heads(self, x):
-        """(rows, N, heads * d) to (rows, heads, N, d)."""
-        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        """(..., N, heads * d) to (..., heads, N, d)."""
+        return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2)
 
     def attend(self, q, k, v, engine, bias=None):
-        """Context (rows, N, width) and probabilities (rows, heads, N, N), of what the projections gave.
+        """Context (..., N, width) and probabilities (..., heads, N, N), of what the projections gave.
 
         Args:
-            q, k, v: (rows, N, width), ahead of their nodes.
-            bias: (B, 1, 1, N) or the like, a static term of the scores: the padding mask.
+            q, k, v: (rows, N, width), or (rows, windows, N, width) for attention within windows, ahead of their nodes.
+            bias: (B, 1, 1, N) or the like, a static term of the scores: a mask, a bias by relative position.
         """
         q = self.split_heads(engine.fire(self.q_node, q))
         k = self.split_heads(engine.fire(self.k_node, k))
@@ -95,5 +97,50 @@ class SelfAttentionCore(nn.Module):
             scores = scores + engine.static(bias)
         probs = engine.fire(self.probs_node, self.dropout(engine.apply(self.softmax, scores)))
 
-        context = engine.matmul(self.context, probs, v).transpose(1, 2).flatten(2)
+        context = engine.matmul(self.context, probs, v).transpose(-3, -2).flatten(-2)
         return engine.fire(self.context_node, context), probs
+
+
+class MLP(nn.Module):
+    """Two linear maps; the unsigned node between them is the ReLU."""
+
+    def __init__(self, config, width: int, hidden_width: int, stage: int):
+        super().__init__()
+        self.fc1 = Linear(width, hidden_width, weight_bits=config.weight_bits)
+        self.hidden_node = activation_node(config, hidden_width, stage, signed=False, inner=True)
+        self.fc2 = Linear(hidden_width, width, weight_bits=config.weight_bits)
+        self.output_node = activation_node(config, width, stage)
+
+    def forward(self, x, engine):
+        hidden = engine.fire(self.hidden_node, engine.linear(self.fc1, x))
+        return engine.fire(self.output_node, engine.linear(self.fc2, hidden))
+
+
+class PreNormLayer(GradientCheckpointingLayer):
+    """Transformer encoder layer (paper Figure 3 left), pre-norm.
+
+    Args:
+        attention: called with (x, engine), returns (attended, probabilities).
+        width, hidden_width: features of a position, and of one in the MLP.
+        num_layers: of the network, for drop path.
+    """
+
+    def __init__(self, config, attention: nn.Module, width: int, hidden_width: int, stage: int, num_layers: int):
+        super().__init__()
+        self.layernorm_before = LayerNorm(width, eps=config.layer_norm_eps)
+        self.layernorm_before_node = activation_node(config, width, stage)
+        self.attention = attention
+        self.layernorm_after = LayerNorm(width, eps=config.layer_norm_eps)
+        self.layernorm_after_node = activation_node(config, width, stage)
+        self.mlp = MLP(config, width, hidden_width, stage)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.drop_path = drop_path(config.drop_path_rate, stage, num_layers)
+
+    def forward(self, x, engine):
+        normed = engine.fire(self.layernorm_before_node, engine.apply(self.layernorm_before, x))
+        attended, probs = self.attention(normed, engine)
+        x = self.drop_path(self.dropout(attended)) + x
+
+        normed = engine.fire(self.layernorm_after_node, engine.apply(self.layernorm_after, x))
+        x = self.drop_path(self.dropout(self.mlp(normed, engine))) + x
+        return x, probs

@@ -3,9 +3,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from transformers import PreTrainedModel, initialization as init
+from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
 from .checkpoints import CheckpointModel, adapted
@@ -83,12 +84,29 @@ class TwinPreTrainedModel(CheckpointModel):
         twin.inherit_processor(other)
         return twin.eval()
 
+    def inputs_of(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model takes of a batch: all but the labels, tensors on its device."""
+        return {
+            name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+            if name != "labels"
+        }
+
     def prepare(self, **inputs):
         """The model's inputs checked and completed, as `network` takes them."""
         raise NotImplementedError
 
     def network(self, inputs, engine, output_hidden_states=None, output_attentions=None) -> ModelOutput:
         """One pass over prepared inputs on `engine`; its rows are what the engine says."""
+        raise NotImplementedError
+
+    def layer_sizes(self, inputs: torch.Tensor) -> Iterable[tuple[int, int, int, int, int]]:
+        """(positions, positions that each attends to, width, width inside the MLP, heads) of the network's layers."""
+        config, positions = self.config, self.positions_of(inputs)
+        yield positions, positions, config.hidden_size, config.intermediate_size, config.num_attention_heads
+
+    def positions_of(self, inputs: torch.Tensor) -> int:
+        """N, positions of the sequences that the network makes of `inputs`, where layers have one size."""
         raise NotImplementedError
 
     def output_flags(self, output_hidden_states: bool | None, output_attentions: bool | None) -> tuple[bool, bool]:
@@ -217,11 +235,12 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             )
 
     @classmethod
-    def from_ann(cls, ann: PreTrainedModel, *, replace_activations: bool = False, **config_fields):
-        """Quantized twin of an ordinary transformers model, with its weights and with scales still to be set.
+    def from_ann(cls, ann: torch.nn.Module, *, replace_activations: bool = False, **config_fields):
+        """Quantized twin of an ordinary model, with its weights and with scales still to be set.
 
         Args:
-            ann: the trained model. Its activations should be ReLU.
+            ann: the trained model: transformers', or for ViT timm's, its own module or transformers' TimmWrapper
+                around it. Its activations should be ReLU.
             replace_activations: put ReLU where the model has another activation. Its accuracy is lost until it is
                 trained again.
             config_fields: any field of the config, for example `quantization_levels=16`.
@@ -234,9 +253,7 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             from spikezip_hf.conversion import quantize_ann
         except ImportError as error:
             raise ImportError("Converting a model needs the package: pip install spikezip-hf.") from error
-        qann = quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
-        qann.inherit_processor(ann)
-        return qann
+        return quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
 
     def calibrate(
         self,
@@ -384,17 +401,13 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
 
     def row_bytes(self, inputs: torch.Tensor) -> int:
         """Bytes of the largest tensor that a pass makes for one step of one sample of `inputs`."""
-        config, positions = self.config, self.positions_of(inputs)
         # Sums of integer products are never in memory where kernels hand them to neurons block by block; levels are.
-        integers = config.weight_bits is not None and config.scale_granularity == "per_tensor"
+        integers = self.config.weight_bits is not None and self.config.scale_granularity == "per_tensor"
         of_sum = 1 if integers and products_with_neurons(inputs) else 4
-        return positions * max(
-            of_sum * config.intermediate_size, 4 * config.hidden_size, 4 * config.num_attention_heads * positions
+        return max(
+            positions * max(of_sum * hidden_width, 4 * width, 4 * heads * keys)
+            for positions, keys, width, hidden_width, heads in self.layer_sizes(inputs)
         )
-
-    def positions_of(self, inputs: torch.Tensor) -> int:
-        """N, positions of the sequences that the network makes of `inputs`."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def run(

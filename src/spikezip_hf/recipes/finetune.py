@@ -14,7 +14,8 @@ from spikezip_hf.recipes.inputs import DataArguments, data_name, label_fields, l
 from spikezip_hf.recipes.parsing import parse
 from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
 
-ARCHITECTURES = ("bert", "roberta", "vit")
+IMAGE_ARCHITECTURES = tuple(networks.IMAGE_CLASSES)
+ARCHITECTURES = ("bert", "roberta", *IMAGE_ARCHITECTURES)
 OFFLINE = "offline"
 
 
@@ -31,11 +32,16 @@ class NetworkArguments:
         },
     )
     network: dict | str | None = field(
-        default=None, metadata={"help": "Fields of its config, as JSON or as a mapping in the recipe."}
+        default=None,
+        metadata={
+            "help": "Fields of its config, of a timm network arguments of timm's constructor; as JSON or as a "
+            "mapping in the recipe."
+        },
     )
-    drop_path_rate: float = field(default=0.0, metadata={"help": "Drop path of the last layer, for ViT."})
+    drop_path_rate: float = field(default=0.0, metadata={"help": "Drop path of the last layer, for ViT and Swin."})
     image_mean: list[float] = field(
-        default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Mean of the channels, for an untrained ViT."}
+        default_factory=lambda: [0.5, 0.5, 0.5],
+        metadata={"help": "Mean of the channels, for an untrained ViT or Swin."},
     )
     image_std: list[float] = field(
         default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Their standard deviation."}
@@ -43,8 +49,8 @@ class NetworkArguments:
 
     def __post_init__(self):
         check_choice("architecture", self.architecture, ARCHITECTURES)
-        if self.drop_path_rate and not self.is_vit:
-            raise ValueError("drop_path_rate is for the architecture 'vit'.")
+        if self.drop_path_rate and not self.is_image:
+            raise ValueError(f"drop_path_rate is for {', '.join(map(repr, IMAGE_ARCHITECTURES))}.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
         if isinstance(self.network, str):
@@ -54,12 +60,12 @@ class NetworkArguments:
                 raise ValueError(f"network must be a mapping, in JSON on the command line: {error}.") from error
         if not isinstance(self.network, dict | None):
             raise ValueError(f"network must be a mapping of config fields, got {self.network!r}.")
-        if self.model == OFFLINE and self.is_vit:
+        if self.model == OFFLINE and self.is_image:
             raise ValueError("model: the offline encoder is one of text.")
 
     @property
-    def is_vit(self) -> bool:
-        return self.architecture == "vit"
+    def is_image(self) -> bool:
+        return self.architecture in IMAGE_ARCHITECTURES
 
     def source(self) -> str:
         """Folder or Hub id of the checkpoint."""
@@ -69,13 +75,11 @@ class NetworkArguments:
 def make_network(arguments: NetworkArguments, splits, max_length: int):
     """The network, and its tokenizer or image processor."""
     fields = {**(arguments.network or {}), **label_fields(splits)}  # type: ignore[dict-item]
-    if arguments.is_vit:
-        if arguments.model is None:
-            vit, processor = networks.small_vit(fields, arguments.image_mean, arguments.image_std)
-        else:
-            vit, processor = networks.load_vit(arguments.source(), fields)
-        networks.add_drop_path(vit, arguments.drop_path_rate)
-        return vit, processor
+    if arguments.is_image:
+        architecture, rate = arguments.architecture, arguments.drop_path_rate
+        if arguments.model is not None:
+            return networks.load_image_network(arguments.source(), architecture, fields, rate)
+        return networks.small_image_network(architecture, fields, arguments.image_mean, arguments.image_std, rate)
     if arguments.model is None:
         tokenizer = networks.character_tokenizer(splits["train"]["text"], max_length)
         return networks.small_encoder(arguments.architecture, tokenizer, max_length, fields), tokenizer
@@ -95,12 +99,12 @@ def finetune(network: NetworkArguments, data: DataArguments, args: DistillationT
     settings = stage.settings_of(network, data, args)
     if stage.is_finished(folder, settings):
         return {}
-    if network.model is not None and not network.is_vit:
+    if network.model is not None and not network.is_image:
         networks.check_encoder(network.source(), network.architecture)
-    splits = load_data(data, is_text=not network.is_vit)
+    splits = load_data(data, is_text=not network.is_image)
     set_seed(args.seed)
     ann, processor = make_network(network, splits, data.max_length)
-    trainer = stage.trainer_for(DistillationTrainer, ann, args, splits, processor, data, is_text=not network.is_vit)
+    trainer = stage.trainer_for(DistillationTrainer, ann, args, splits, processor, data, is_text=not network.is_image)
     parameters = sum(parameter.numel() for parameter in ann.parameters())
     return stage.train(trainer, folder, settings, {"data": data_name(data), "parameters": parameters})
 

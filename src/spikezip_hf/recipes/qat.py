@@ -65,7 +65,7 @@ def train_quantized(
     ann, processor = load_network(str(quantization.ann))
     check_labels(splits, ann.config, str(quantization.ann))
     set_seed(args.seed)
-    qann = quantized_class(type(ann)).from_ann(ann, **quantization.fields())
+    qann = quantized_class(ann).from_ann(ann, **quantization.fields())
     teacher = None if quantization.no_teacher else args.teacher_model or ann
     trainer = stage.trainer_for(QATTrainer, qann, args, splits, processor, data, of_text, teacher_model=teacher)
     record = stage.train(trainer, folder, settings, {"data": data_name(data)})

@@ -117,7 +117,7 @@ def quantize(ann: str, output: Path, data: DataArguments, arguments: Calibration
     of_text = is_text(kind)
     data.source()  # refuses data that is not there before a network is loaded
     network, processor = load_network(ann)
-    quant_class = quantized_class(type(network))
+    quant_class = quantized_class(network)
     qann = quant_class.from_ann(
         network, replace_activations=arguments.replace_activations, **arguments.fields(of_text)
     ).eval()

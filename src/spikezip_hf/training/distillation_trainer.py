@@ -6,10 +6,13 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     PreTrainedModel,
+    TimmWrapperConfig,
     Trainer,
 )
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from spikezip_hf.conversion.ann import is_timm
 from spikezip_hf.training.arguments import DistillationTrainingArguments
 from spikezip_hf.training.distillation import (
     attention_loss,
@@ -50,6 +53,33 @@ def load_teacher(source: str, student: PreTrainedModel) -> PreTrainedModel:
     )
 
 
+class TimmTeacher(torch.nn.Module):
+    """A bare timm classifier as a teacher.
+
+    Args:
+        network: timm's module.
+        student: config of the model that learns; the labels of `network` are taken to be those, in order.
+
+    Raises:
+        ValueError: it has no head.
+    """
+
+    network: torch.nn.Module
+
+    def __init__(self, network, student):
+        super().__init__()
+        if not network.num_classes:
+            raise ValueError("The teacher has num_classes=0, no head: make it with the labels of the model.")
+        self.network = network
+        labels = {"id2label": student.id2label, "label2id": student.label2id}
+        self.config = TimmWrapperConfig(num_labels=network.num_classes)
+        if network.num_classes == student.num_labels:
+            self.config.update(labels)
+
+    def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
+        return ImageClassifierOutput(logits=self.network(pixel_values))
+
+
 def check_soft_labels(config) -> None:
     """Raise ValueError if the task of a model with this config is another than choosing one label."""
     if config.num_labels < 2 or config.problem_type not in (None, "single_label_classification"):
@@ -78,7 +108,8 @@ class DistillationTrainer(Trainer):
         model: a classifier of transformers or of this library.
         args: `DistillationTrainingArguments`.
         teacher_model: the network to learn from, with the same labels, or its folder or Hub id; put in eval mode.
-            Instead of `args.teacher_model`.
+            Instead of `args.teacher_model`. timm's are taken too, wrapped by transformers or bare. A bare one does
+            not name its labels: it must have as many as the model, in the same order.
         others: as for transformers' Trainer.
 
     Raises:
@@ -96,13 +127,15 @@ class DistillationTrainer(Trainer):
         model: PreTrainedModel,
         args: DistillationTrainingArguments,
         *,
-        teacher_model: PreTrainedModel | str | None = None,
+        teacher_model: torch.nn.Module | str | None = None,
         **kwargs,
     ):
         if not isinstance(args, self.args_class):
             raise TypeError(f"args must be {self.args_class.__name__}, got {type(args).__name__}.")
         source = args.teacher_model if teacher_model is None else teacher_model
         teacher = load_teacher(source, without_adapters(model)) if isinstance(source, str) else source
+        if teacher is not None and is_timm(teacher) and not isinstance(teacher, PreTrainedModel):
+            teacher = TimmTeacher(teacher, model.config)
         if teacher is not None:
             self.check_teacher(model.config, teacher.config, args)
         self.mixer = None
@@ -128,8 +161,19 @@ class DistillationTrainer(Trainer):
             check_soft_labels(student)
         if teacher.num_labels != student.num_labels:
             raise ValueError(f"The teacher has {teacher.num_labels} labels, the model {student.num_labels}.")
-        if student.label2id != teacher.label2id and set(student.label2id) == set(teacher.label2id):
+        names = set(teacher.label2id or ())  # transformers' wrapper of timm has none where two labels are alike
+        if student.label2id != teacher.label2id and set(student.label2id) == names:
             raise ValueError("The teacher has the labels of the model in another order (label2id of the configs).")
+        if (args.hidden_state_weight or args.attention_weight) and hasattr(student, "depths"):
+            raise ValueError(
+                "hidden_state_weight and attention_weight are for networks whose layers all have one size: set them "
+                "to 0 for Swin."
+            )
+        if teacher.model_type == TimmWrapperConfig.model_type and (args.hidden_state_weight or args.attention_weight):
+            raise ValueError(
+                "A timm teacher has no hidden states and attention to compare: set hidden_state_weight and "
+                "attention_weight to 0."
+            )
         fields = {"num_hidden_layers"} if args.hidden_state_weight or args.attention_weight else set()
         fields |= {"hidden_size"} if args.hidden_state_weight else set()
         fields |= {"num_attention_heads"} if args.attention_weight else set()
