@@ -1,5 +1,6 @@
 """Scales from data."""
 
+import inspect
 import math
 
 import pytest
@@ -10,11 +11,13 @@ from spikezip_hf.conversion.calibration import (
     BINS,
     BINS_PER_OCTAVE,
     METHODS,
+    PERCENTILE,
     ErrorEngine,
     FloatEngine,
     HistogramEngine,
     RangeEngine,
 )
+from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 from spikezip_hf.models.quantization import LSQQuantizer, dequantize, quantize
 from tests.conftest import make_ann, make_images, make_text_qann, make_texts
 
@@ -114,6 +117,11 @@ def test_percentile_is_exact_but_for_its_bin(batches, granularity, percentile):
         assert bool((ratio < 2 ** (1 / BINS_PER_OCTAVE) * (1 + 1e-5)).all())
         if percentile == 100:
             assert torch.allclose(ratio, torch.ones(()).double(), rtol=1e-6)
+
+
+def test_default_percentile_is_one_everywhere():
+    """models/ cannot import the constant."""
+    assert inspect.signature(QuantPreTrainedModel.calibrate).parameters["percentile"].default == PERCENTILE
 
 
 def test_percentile_clips_outliers(qann, batches):

@@ -109,3 +109,11 @@ def test_validation_alone_has_the_classes_that_it_holds(tmp_path):
     write_flat(tmp_path, tmp_path / "LOC_val_solution.csv")
     data = load_images(str(tmp_path))
     assert data["validation"].features["label"].names == [IDS[0], IDS[2]]
+
+
+def test_order_of_ids_is_that_of_the_classes_of_every_checkpoint():
+    """As timm has them, whose networks' first output is for the first line."""
+    synsets = pytest.importorskip("timm.data.imagenet_info", reason="needs timm's list of classes").ImageNetInfo()
+    listed = synsets.label_names()
+    assert len(listed) == 1000
+    assert listed == sorted(listed)

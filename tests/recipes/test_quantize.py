@@ -13,16 +13,26 @@ from PIL import Image
 from transformers import AutoTokenizer, ViTImageProcessor
 from typer.testing import CliRunner
 
-from spikezip_hf import QuantBertForSequenceClassification, QuantViTForImageClassification
+from spikezip_hf import (
+    QuantBertForSequenceClassification,
+    QuantSwinForImageClassification,
+    QuantViTForImageClassification,
+)
 from spikezip_hf.cli.app import app
 from spikezip_hf.hub import network_digest
 from spikezip_hf.recipes.quantize import CalibrationArguments
 from spikezip_hf.training import QATTrainer, QATTrainingArguments
 from tests.cli.test_commands import complaint, write_texts
-from tests.conftest import make_ann, make_qann, make_text_ann
+from tests.conftest import make_ann, make_qann, make_swin_ann, make_text_ann
 from tests.test_auto_text import make_tokenizer
 
 NAMES = {"texts": ["negative", "positive"], "images": ["blue", "red"]}
+# What is quantized in the whole chain: a folder, the data it is of, and its Quant class.
+NETWORKS = {
+    "texts_ann": ("texts", QuantBertForSequenceClassification),
+    "images_ann": ("images", QuantViTForImageClassification),
+    "swin_ann": ("images", QuantSwinForImageClassification),
+}
 
 
 def with_labels(data: str) -> dict:
@@ -55,6 +65,8 @@ def place(tmp_path_factory):
     make_tokenizer("bert").save_pretrained(place / "texts_ann")
     make_ann(**with_labels("images")).save_pretrained(place / "images_ann")
     ViTImageProcessor(size={"height": 8, "width": 8}).save_pretrained(place / "images_ann")
+    make_swin_ann(**with_labels("images")).save_pretrained(place / "swin_ann")
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(place / "swin_ann")
     return place
 
 
@@ -78,13 +90,14 @@ def quantize(data: str, output: str, *flags, status: int = 0):
     return run("quantize", f"{data}_ann", output, "--data-dir", data, "--use-cpu", *flags, status=status)
 
 
-@pytest.mark.parametrize("data", NAMES)
-def test_from_an_ordinary_network_to_a_spiking_one(work, data):
-    told = quantize(data, "qann", "--quantization-levels", "16", "--weight-bits", "8", "--limit", "8").stdout
+@pytest.mark.parametrize("ann", NETWORKS)
+def test_from_an_ordinary_network_to_a_spiking_one(work, ann):
+    data, cls = NETWORKS[ann]
+    flags = ["--quantization-levels", "16", "--weight-bits", "8", "--limit", "8", "--use-cpu"]
+    told = run("quantize", ann, "qann", "--data-dir", data, *flags).stdout
     assert re.search(
         r"accuracy on 8 samples of the test split: ANN \d+\.\d\d%, QANN \d+\.\d\d%, calibrated only", told
     )
-    cls = {"texts": QuantBertForSequenceClassification, "images": QuantViTForImageClassification}[data]
     qann = cls.from_pretrained("qann")
     assert qann.calibrated
     assert (qann.config.quantization_levels, qann.config.weight_bits) == (16, 8)
