@@ -135,7 +135,7 @@ def load_image_network(source: str, architecture: str, fields: dict, drop_path_r
     Raises:
         ValueError: the checkpoint is of another architecture, or a field makes it one.
     """
-    found = AutoConfig.from_pretrained(source).model_type
+    found = model_type(source)
     if found == TIMM:
         return load_timm(source, {"drop_path_rate": drop_path_rate, **fields})
     if found != architecture:
