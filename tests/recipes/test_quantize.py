@@ -241,5 +241,5 @@ class TestRefusals:
 
 
 def test_defaults_say_which_percentile():
-    assert CalibrationArguments(method="percentile").rule() == "percentile (99.99)"
+    assert CalibrationArguments(method="percentile").rule() == "percentile (99.9)"
     assert CalibrationArguments().rule() == "mse"

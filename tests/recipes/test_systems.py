@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from spikezip_hf.cli.app import app
+from spikezip_hf.conversion.calibration import PERCENTILE
 from spikezip_hf.recipes.parsing import parse_known
 from spikezip_hf.recipes.stages import KINDS, stages_of
 
@@ -32,7 +33,7 @@ def test_every_result_is_in_the_table_and_no_other():
 
 
 def test_a_row_has_either_a_result_or_was_not_run():
-    systems = [row for row in ROWS if "`spikezip train" in row or "results/" in row]
+    systems = [row for row in ROWS if "`spikezip train" in row or "](results/" in row]
     assert len(systems) > 40
     for row in systems:
         assert row.endswith("| parses here, not run |") != bool(links("results", row)), row
@@ -79,3 +80,16 @@ def test_without_data_it_ends_in_one_line(path, tmp_path, monkeypatch):
     assert result.exit_code == 1, result.output
     (line,) = (line for line in result.stderr.splitlines() if line.startswith("error: "))
     assert re.search("No data set|No network at|No data folder|encoder is not installed|cannot be loaded", line), line
+
+
+def test_figures_of_calibration_are_those_of_the_benchmark():
+    seen = 0
+    for row in ROWS:
+        for path in re.findall(r"\]\(\.\./(benchmarks/results/[^)]+)\)", row):
+            results = json.loads((TRAINING.parent / path).read_text())
+            _, ann, levels, *found = [cell.strip() for cell in row.strip("|").split("|")][:6]
+            accuracy = {one["rule"]: one["accuracy"] for one in results["rows"] if one["levels"] == int(levels)}
+            assert ann == f"{100 * results['ann']:.2f}"
+            assert found == [f"{100 * accuracy[rule]:.2f}" for rule in ("mse", f"percentile ({PERCENTILE})", "lsq")]
+            seen += 1
+    assert seen == 6

@@ -124,7 +124,7 @@ def quantize(
         typer.Option(help="mse (least error), percentile (all but the largest activations fit) or lsq (LSQ's rule)."),
     ] = "mse",
     percentile: Annotated[
-        float | None, typer.Option(help="With --method percentile: so many percent fit. Default: 99.99.")
+        float | None, typer.Option(help="With --method percentile: so many percent fit. Default: 99.9.")
     ] = None,
     calibration_samples: Annotated[int, typer.Option(help="Training samples that set the scales.")] = 256,
     seed: Annotated[int, typer.Option(help="Of their choice.")] = 42,

@@ -260,7 +260,7 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
         batches: Iterable[Mapping[str, torch.Tensor]],
         method: str = "mse",
         overwrite: bool = True,
-        percentile: float = 99.99,
+        percentile: float = 99.9,
     ):
         """Set every scale: of weights from the weights, of nodes from a forward pass without nodes over `batches`.
 
