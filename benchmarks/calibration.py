@@ -17,6 +17,7 @@ from transformers import ViTImageProcessor, set_seed
 
 from spikezip_hf import QuantViTForImageClassification
 from spikezip_hf.analysis import accuracy
+from spikezip_hf.conversion.calibration import METHODS
 from spikezip_hf.data import load_digits
 from spikezip_hf.demo import Digits, train_ann, training_arguments
 
@@ -35,7 +36,7 @@ def calibrated_accuracy(ann, train: Digits, test: Digits, **fields) -> float:
 def main() -> None:
     settings = [
         {"quantization_levels": levels, "scale_granularity": granularity, "method": method}
-        for levels, granularity, method in product(LEVELS, ("per_tensor", "per_channel"), ("mse", "lsq"))
+        for levels, granularity, method in product(LEVELS, ("per_tensor", "per_channel"), METHODS)
     ]
     rows = [{**setting, "accuracy": []} for setting in settings]
     anns = []

@@ -27,11 +27,24 @@ FIELDS = {
 }
 
 
-class QuantSwinTest(OfImages, unittest.TestCase):
+class OfWindows(OfImages):
+    """Sizes of the first stage, and of its windows."""
+
+    def setUp(self):
+        super().setUp()
+        self.model_tester.seq_length = NetworkMaker.image_size**2
+        self.model_tester.hidden_size = FIELDS["embed_dim"]
+
+    def test_attention_outputs(self):
+        self.model_tester.seq_length = FIELDS["window_size"] ** 2  # attention is within windows
+        super().test_attention_outputs()
+
+
+class QuantSwinTest(OfWindows, unittest.TestCase):
     all_model_classes = (QuantSwinModel, QuantSwinForImageClassification)
     config_class, fields = QuantSwinConfig, FIELDS
 
 
-class SpikeSwinTest(Spiking, OfImages, unittest.TestCase):
+class SpikeSwinTest(Spiking, OfWindows, unittest.TestCase):
     all_model_classes = (SpikeSwinModel, SpikeSwinForImageClassification)
     config_class, fields = SpikeSwinConfig, {**FIELDS, "time_steps": 8}

@@ -37,6 +37,7 @@ from tests.test_auto_text import WORDS, make_tokenizer
 COMMANDS = (
     "demo",
     "train",
+    "quantize",
     "convert",
     "import",
     "verify",

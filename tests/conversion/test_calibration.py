@@ -1,12 +1,25 @@
 """Scales from data."""
 
+import inspect
+import math
+
 import pytest
 import torch
 
 from spikezip_hf import QuantViTForImageClassification
-from spikezip_hf.conversion.calibration import ErrorEngine, FloatEngine, RangeEngine
+from spikezip_hf.conversion.calibration import (
+    BINS,
+    BINS_PER_OCTAVE,
+    METHODS,
+    PERCENTILE,
+    ErrorEngine,
+    FloatEngine,
+    HistogramEngine,
+    RangeEngine,
+)
+from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 from spikezip_hf.models.quantization import LSQQuantizer, dequantize, quantize
-from tests.conftest import make_ann, make_images
+from tests.conftest import make_ann, make_images, make_text_qann, make_texts
 
 
 class KeepEngine(FloatEngine):
@@ -80,6 +93,74 @@ def test_mse_gives_less_error_than_its_neighbours(qann, batches):
         assert error(1.0) <= min(error(0.8), error(1.25))
 
 
+def exact_percentile(node, x, percentile):
+    """The smallest scales at which so many percent of x, (rows, scales), are not clipped."""
+    needed = torch.maximum(x / node.max_level, x / node.min_level if node.signed else torch.zeros(()))
+    ordered = needed.sort(0, descending=True).values
+    return ordered[math.floor(len(x) * (100 - percentile) / 100)]
+
+
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@pytest.mark.parametrize("percentile", [100, 99.9, 95])
+def test_percentile_is_exact_but_for_its_bin(batches, granularity, percentile):
+    qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=16, scale_granularity=granularity)
+    qann.calibrate(batches, method="percentile", percentile=percentile)
+    for name, x in activations(qann, batches).items():
+        node = next(node for node in qann.nodes if node.name == name)
+        scales = node.scale.numel()
+        expected = exact_percentile(node, x.reshape(-1, scales), percentile)
+        usual = expected > exact_percentile(node, x.reshape(-1, scales), 100) * 2 ** (1 / 16 - BINS / BINS_PER_OCTAVE)
+        ratio = node.scale[usual].double() / expected[usual]
+        assert bool(usual.any())
+        # Float32 rounds the scale, and moves what lies on an edge to the next bin.
+        assert bool((ratio > 1 - 1e-5).all())
+        assert bool((ratio < 2 ** (1 / BINS_PER_OCTAVE) * (1 + 1e-5)).all())
+        if percentile == 100:
+            assert torch.allclose(ratio, torch.ones(()).double(), rtol=1e-6)
+
+
+def test_default_percentile_is_one_everywhere():
+    """models/ cannot import the constant."""
+    assert inspect.signature(QuantPreTrainedModel.calibrate).parameters["percentile"].default == PERCENTILE
+
+
+def test_percentile_clips_outliers(qann, batches):
+    batches[0]["pixel_values"][0, 0, 0, 0] = 1e4
+    first = qann.nodes[0]
+    qann.calibrate(batches, "percentile", percentile=100)
+    whole = first.scale.item()
+    qann.calibrate(batches, "percentile", percentile=95)
+    assert 0 < first.scale.item() < whole / 100
+
+
+def test_padding_does_not_move_a_percentile():
+    qann = make_text_qann("bert", quantization_levels=16)
+    scales = []
+    for extra in (0, 30):
+        batch = make_texts(qann.config, [9, 4, 7], extra=extra)
+        qann.calibrate([batch], "percentile", percentile=90)
+        scales.append(torch.cat([node.scale.detach() for node in qann.nodes]))
+    # Another length may round otherwise, which moves what lies on an edge to the next bin.
+    assert torch.allclose(scales[0], scales[1], rtol=1.1 * math.log(2) / BINS_PER_OCTAVE)
+
+
+def test_what_is_silent_almost_always_keeps_its_range():
+    """A percentile of 0 would clip all that such a channel ever says."""
+    node = LSQQuantizer(16, False, 2, per_channel=True)
+    x = torch.zeros(1, 100, 2)
+    x[0, :, 0] = torch.arange(100.0)
+    x[0, 7, 1] = 30.0
+    ranges = RangeEngine()
+    ranges.emit(node, x)
+    engine = HistogramEngine(ranges.ranges)
+    engine.emit(node, x)
+    scale = engine.scale(node.name, 90)
+    assert 89 / 15 <= scale[0] <= 89 / 15 * 2 ** (1 / BINS_PER_OCTAVE)
+    assert scale[1] == 2.0
+    assert engine.histograms[node.name].shape == (2, BINS)  # bounded, whatever the data
+    assert engine.histograms[node.name].sum(1).tolist() == [100, 100]
+
+
 def test_unsigned_nodes_see_what_the_relu_leaves(qann, batches):
     seen = activations(qann, batches)
     assert float(seen["layers.0.mlp.hidden_node"].min()) == 0.0
@@ -109,7 +190,7 @@ def test_scales_that_are_set_can_be_kept(qann, batches):
     assert qann.nodes[3].scale.item() < 100.0
 
 
-@pytest.mark.parametrize("method", ["lsq", "mse"])
+@pytest.mark.parametrize("method", METHODS)
 def test_batching_and_order_do_not_matter(method):
     qann = QuantViTForImageClassification.from_ann(make_ann(dtype=torch.float64), quantization_levels=16)
     images = make_images(qann.config, 10, torch.float64)
@@ -168,10 +249,16 @@ class TestRefusals:
             qann.calibrate([batches[0]["pixel_values"]])
 
     def test_method(self, qann, batches):
-        with pytest.raises(ValueError, match="method must be one of 'lsq', 'mse'"):
+        with pytest.raises(ValueError, match="method must be one of 'lsq', 'mse', 'percentile'"):
             qann.calibrate(batches, method="max")
 
-    @pytest.mark.parametrize("method", ["lsq", "mse"])
+    @pytest.mark.parametrize("percentile", [0, -1, 100.1])
+    def test_percentile(self, qann, batches, percentile):
+        with pytest.raises(ValueError, match="percentile must be above 0 and at most 100, got"):
+            qann.calibrate(batches, method="percentile", percentile=percentile)
+        assert not any(bool(node.initialized) for node in qann.nodes)
+
+    @pytest.mark.parametrize("method", METHODS)
     def test_data_that_is_not_finite_sets_nothing(self, qann, batches, method):
         batches[1]["pixel_values"][0, 0, 0, 0] = float("nan")
         with pytest.raises(ValueError, match=r"embeddings\.patch_embeddings\.node: .* no usable scale"):

@@ -169,7 +169,7 @@ def test_what_the_model_is(network, task, kind):
     assert f"{NAMES[network]} ({model.config.depth} layers, 32 channels, {size / 1000:.1f}k parameters)" in body(card)
     assert "# a-name\n" in body(card)
     tags = metadata(card)["tags"]
-    assert ("snn" in tags, "quantization-aware-training" in tags) == (kind == "Spike", kind == "Quant")
+    assert ("snn" in tags, "quantized" in tags) == (kind == "Spike", kind == "Quant")
     assert {"spikezip-tf", "spikezip_hf"} <= set(tags)
 
 

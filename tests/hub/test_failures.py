@@ -493,7 +493,7 @@ def test_a_card_whose_notice_was_removed_is_kept(tmp_path, networks):
 
 
 def test_the_card_of_the_other_kind_leaves_none_of_its_tags(tmp_path, networks):
-    for kind, none in (("Quant", "snn"), ("Spike", "quantization-aware-training"), ("Quant", "snn")):
+    for kind, none in (("Quant", "snn"), ("Spike", "quantized"), ("Quant", "snn")):
         networks[kind].save_pretrained(tmp_path)
         assert none not in front_matter((tmp_path / "README.md").read_text())["tags"]
 

@@ -11,6 +11,7 @@ from spikezip_hf import (
     SpikeViTForImageClassification,
     verify_equivalence,
 )
+from spikezip_hf.conversion.calibration import PERCENTILE
 from spikezip_hf.models.quantization import MIN_SCALE
 from tests.conftest import (
     ARCHITECTURES,
@@ -59,13 +60,13 @@ def test_scales_already_set_are_kept(tmp_path):
 
 class TestCalibrationBeforeTraining:
     def train(self, tmp_path, monkeypatch, qann, **fields):
-        """Train one step; returns (batches, method, overwrite) of each call of calibrate."""
+        """Train one step; returns (batches, method, overwrite, percentile) of each call of calibrate."""
         calls, calibrate = [], type(qann).calibrate
 
-        def spy(self, batches, method="mse", overwrite=True):
+        def spy(self, batches, method="mse", overwrite=True, percentile=None):
             batches = list(batches)
-            calls.append((len(batches), method, overwrite))
-            return calibrate(self, batches, method, overwrite)
+            calls.append((len(batches), method, overwrite, percentile))
+            return calibrate(self, batches, method, overwrite, percentile)
 
         monkeypatch.setattr(type(qann), "calibrate", spy)
         args = make_args(tmp_path, learning_rate=0.0, max_steps=1, **fields)
@@ -75,7 +76,22 @@ class TestCalibrationBeforeTraining:
     def test_as_the_arguments_say(self, tmp_path, monkeypatch):
         qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=8)
         calls = self.train(tmp_path, monkeypatch, qann, calibration_samples=10, calibration_method="lsq")
-        assert calls == [(1, "lsq", False)]
+        assert calls == [(1, "lsq", False, PERCENTILE)]
+
+    def test_percentile_of_the_arguments(self, tmp_path):
+        scales = {}
+        for percentile in (100.0, 60.0):
+            qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=8)
+            args = make_args(
+                tmp_path,
+                learning_rate=0.0,
+                max_steps=1,
+                calibration_method="percentile",
+                calibration_percentile=percentile,
+            )
+            QATTrainer(qann, args, train_dataset=make_data(qann.config)).train()
+            scales[percentile] = torch.cat([node.scale.detach() for node in qann.nodes])
+        assert bool((scales[60.0] < scales[100.0]).all())
 
     def test_scales_that_are_set_are_kept(self, tmp_path, monkeypatch):
         qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=8)
@@ -213,6 +229,8 @@ class TestRefusals:
             {"scale_learning_rate": 0.0},
             {"calibration_samples": 0},
             {"calibration_method": "max"},
+            {"calibration_percentile": 0.0},
+            {"calibration_percentile": 100.5},
             {"label_smoothing_factor": 1.0},
             {"distillation_form": "mse"},
             {"hidden_state_weight": -0.5},

@@ -98,6 +98,77 @@ def train(
     say(results, as_json, "\n".join(f"{name}: {told}" for name, told in results.items()))
 
 
+@app.command(epilog=example("spikezip quantize outputs/ann outputs/ptq --data-dir data/sst2 --quantization-levels 32"))
+@guarded
+def quantize(
+    ann: Annotated[str, typer.Argument(help="Folder or Hub id of an ordinary network with ReLU.", metavar="ANN")],
+    output: Annotated[Path, typer.Argument(help="Folder to save the Quant model to.")],
+    dataset: Dataset = None,
+    subset: Subset = None,
+    data_dir: DataDir = None,
+    text_column: TextColumn = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    max_length: MaxLength = 128,
+    quantization_levels: Annotated[int, typer.Option(help="Levels of the activations, even, 4 to 256.")] = 32,
+    weight_bits: Annotated[int | None, typer.Option(help="8 for weights of 8 bits.")] = None,
+    scale_granularity: Annotated[
+        str | None, typer.Option(help="per_tensor, per_channel or mixed. Default: the architecture's own.")
+    ] = None,
+    head_act: Annotated[
+        str | None,
+        typer.Option(help="Activation in the head of a text classifier. Default: tanh, as the ANN has, and not relu."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(help="mse (least error), percentile (all but the largest activations fit) or lsq (LSQ's rule)."),
+    ] = "mse",
+    percentile: Annotated[
+        float | None, typer.Option(help="With --method percentile: so many percent fit. Default: 99.9.")
+    ] = None,
+    calibration_samples: Annotated[int, typer.Option(help="Training samples that set the scales.")] = 256,
+    seed: Annotated[int, typer.Option(help="Of their choice.")] = 42,
+    replace_activations: Annotated[
+        bool, typer.Option("--replace-activations", help="Put ReLU where the ANN has another activation.")
+    ] = False,
+    limit: Annotated[int, typer.Option(help="Held-out samples to measure on, evenly spread.")] = 500,
+    no_evaluate: Annotated[
+        bool, typer.Option("--no-evaluate", help="Do not measure: labels, which the data has to have, may be any.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Samples at once.")] = 32,
+    use_cpu: Annotated[bool, typer.Option("--use-cpu", help="Use no accelerator, though there is one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Quantize an ordinary network without training it: scales by calibration, and the accuracy that this costs.
+
+    For a look before training. `spikezip convert` makes the result spike; `spikezip train` gives better ones.
+    """
+    from spikezip_hf.recipes.inputs import DataArguments
+    from spikezip_hf.recipes.quantize import CalibrationArguments, quantize, summary
+
+    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    if dataset is None and data_dir is None:
+        raise ValueError("No data: give --dataset (a Hub id) or --data-dir (a folder, or one inside SPIKEZIP_DATA).")
+    arguments = CalibrationArguments(
+        quantization_levels=quantization_levels,
+        weight_bits=weight_bits,
+        scale_granularity=scale_granularity,
+        head_act=head_act,
+        method=method,
+        percentile=percentile,
+        calibration_samples=calibration_samples,
+        seed=seed,
+        replace_activations=replace_activations,
+        limit=limit,
+        evaluate=not no_evaluate,
+        batch_size=batch_size,
+        use_cpu=use_cpu,
+    )
+    with only_json(as_json):
+        answer = quantize(ann, output, DataArguments(**data), arguments)
+    say(answer, as_json, f"{summary(answer)}\nwritten to {output}")
+
+
 @app.command(epilog=example("spikezip convert outputs/qann outputs/snn --time-steps 128"))
 @guarded
 def convert(

@@ -9,9 +9,12 @@ import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Image
 
+from spikezip_hf.data.cifar import Version, cifar_version, read_cifar
+from spikezip_hf.data.class_folders import class_files, read_class_folders, with_indices
 from spikezip_hf.data.columns import Labels, as_dict, find_column, has_labels, join_labels, standardize
 from spikezip_hf.data.idx import read_idx
-from spikezip_hf.data.sources import SPLITS, AnyDatasetDict, group_splits, open_source, split_files
+from spikezip_hf.data.imagenet import class_table, images_home, loose_images, sort_by_table
+from spikezip_hf.data.sources import AnyDatasetDict, group_splits, open_source, split_files
 from spikezip_hf.data.tables import class_names, parquet_schema
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -32,14 +35,17 @@ def load_images(
       above them, which are one training split.
     - a .parquet file for each split, named like those folders, with encoded images.
     - IDX files as of MNIST: train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and t10k- for test.
+    - the binary version of CIFAR-10 or CIFAR-100: data_batch_1.bin and so on, or train.bin and test.bin.
+    - ImageNet as Kaggle has it: validation images in one folder, whose classes are in LOC_val_solution.csv.
 
-    Labels are whole numbers from 0, or strings, which become classes in sorted order. A test split whose labels are
-    all -1 is left out.
+    Labels are whole numbers from 0, or strings, which become classes in sorted order: that of WordNet ids is the order
+    of ImageNet's classes. A test split whose labels are all -1 is left out.
 
     Args:
         name: a folder, or the name of one inside SPIKEZIP_DATA, or of a data set on the Hub, in this order.
         subset: a folder inside that folder, or a configuration of the set on the Hub.
-        image_column: the column of the image; found by its name if None. `label_column` likewise.
+        image_column: the column of the image; found by its name if None. `label_column` likewise; of CIFAR-100's files
+            "fine_label" (default) or "coarse_label".
         streaming: an IterableDatasetDict, read as it is used.
 
     Raises:
@@ -51,9 +57,14 @@ def load_images(
         return standardize(source, "image", Image(), name, image_column, label_column)
     if idx_splits(source):
         return as_dict(read_idx_folder(source), streaming)
+    if version := cifar_version(source):
+        return as_dict(read_cifar_folder(source, version, label_column), streaming)
     if files := split_files(source, [".parquet"]):
         return read_parquet(files, image_column, label_column, streaming)
-    return as_dict(read_image_folder(source), streaming)
+    home = images_home(source)
+    if table := class_table(home):
+        return as_dict(read_imagenet(home, table), streaming)
+    return as_dict(read_image_folder(home), streaming)
 
 
 def idx_splits(folder: Path) -> dict[str, list[str]]:
@@ -78,6 +89,21 @@ def read_idx_folder(folder: Path) -> dict[str, Dataset]:
         labels[split] = Labels(classes.tolist(), f"{path}, row")
     label = join_labels(labels)
     return {split: in_memory(pyarrow.array(images[split]), labels[split].values, label) for split in images}
+
+
+def read_cifar_folder(folder: Path, version: Version, label_column: str | None) -> dict[str, Dataset]:
+    """{split: images with their labels} of the binary version of CIFAR."""
+    images, values, names = read_cifar(folder, version, label_column)
+    labels = {place: Labels(found, f"{place[1]}, record", names=names) for place, found in values.items()}
+    label = join_labels(labels)
+    return {
+        split: in_memory(
+            pyarrow.array(images[split]),
+            [index for place, found in values.items() if place[0] == split for index in found],
+            label,
+        )
+        for split in images
+    }
 
 
 def idx_file(folder: Path, name: str) -> Path:
@@ -128,33 +154,21 @@ def check_encoded(field: pyarrow.Field, path: Path) -> None:
 
 
 def read_image_folder(folder: Path) -> dict[str, Dataset]:
-    """{split: images in folders named for their class}; classes are sorted, and the same for all splits."""
-    names = [path.name for path in folder.iterdir() if path.is_dir() and path.name in SPLITS]
-    homes = {split: folder / found[0] for split, found in group_splits(names, folder).items()} or {"train": folder}
-    images = {split: class_files(home) for split, home in homes.items()}
-    for split, home in homes.items():
-        if not images[split]:
-            raise FileNotFoundError(
-                f"{home} has no images in folders named for their class (looked for {', '.join(sorted(ENDINGS))}; "
-                "Parquet and IDX files are named for their split)."
-            )
-    label = ClassLabel(names=sorted({name for classes in images.values() for name in classes}))
-    result: dict[str, Dataset] = {}
-    for split, classes in images.items():
-        paths = pyarrow.array([str(path) for files in classes.values() for path in files])
-        indices = [label.str2int(name) for name, files in classes.items() for _ in files]
-        result[split] = in_memory(paths, indices, label)
-    return result
+    """{split: images in folders named for their class}."""
+    return on_disk(*read_class_folders(folder, ENDINGS, "images"))
 
 
-def class_files(home: Path) -> dict[str, list[Path]]:
-    """{class: its images, sorted}, at any depth of its folder; hidden files and folders are none."""
-    classes = {}
-    for folder in sorted(home.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
-            files = (path for path in folder.resolve().rglob("*") if path.suffix.lower() in ENDINGS)
-            classes[folder.name] = sorted(path for path in files if not path.name.startswith("."))
-    return {name: files for name, files in classes.items() if files}
+def read_imagenet(home: Path, table: Path) -> dict[str, Dataset]:
+    """{split: images} of ImageNet with Kaggle's table; those for testing have no labels and are left out."""
+    validation = class_files(home / "val", ENDINGS) or sort_by_table(loose_images(home / "val"), table)
+    training = class_files(home / "train", ENDINGS) if (home / "train").is_dir() else {}
+    files = {"train": training, "validation": validation}
+    return on_disk(*with_indices({split: classes for split, classes in files.items() if classes}))
+
+
+def on_disk(label: ClassLabel, splits: Mapping[str, tuple[list[str], list[int]]]) -> dict[str, Dataset]:
+    """{split: images}, of paths and indices of classes."""
+    return {split: in_memory(pyarrow.array(paths), indices, label) for split, (paths, indices) in splits.items()}
 
 
 def in_memory(images: pyarrow.Array, labels: Sequence[int], label: ClassLabel) -> Dataset:

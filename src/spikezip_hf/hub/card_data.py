@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 TAGS = ("spikezip-tf", "spikezip_hf")
 SPIKING_TAGS = ("spiking-neural-network", "snn", "neuromorphic")
-QUANTIZED_TAGS = ("quantization-aware-training",)
+QUANTIZED_TAGS = ("quantized",)  # trained so or calibrated only: whoever does it adds a tag
 OUR_TAGS = (*TAGS, *SPIKING_TAGS, *QUANTIZED_TAGS)
 PIPELINES = {
     "ForSequenceClassification": "text-classification",

@@ -255,27 +255,37 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             raise ImportError("Converting a model needs the package: pip install spikezip-hf.") from error
         return quantize_ann(cls, ann, replace_activations=replace_activations, **config_fields)
 
-    def calibrate(self, batches: Iterable[Mapping[str, torch.Tensor]], method: str = "mse", overwrite: bool = True):
+    def calibrate(
+        self,
+        batches: Iterable[Mapping[str, torch.Tensor]],
+        method: str = "mse",
+        overwrite: bool = True,
+        percentile: float = 99.9,
+    ):
         """Set every scale: of weights from the weights, of nodes from a forward pass without nodes over `batches`.
 
         Args:
             batches: dicts of model inputs; labels are ignored. A few hundred samples are enough.
-            method: "mse" for the least squared quantization error (goes through `batches` twice), "lsq" for LSQ's rule
+            method: "mse" for the least squared quantization error, "percentile" for the smallest scale at which all
+                but the largest activations keep their size (both go through `batches` twice), "lsq" for LSQ's rule
                 2*E|x|/sqrt(S_max), which is quicker and meant for training that follows.
             overwrite: also set scales that are set already.
+            percentile: for "percentile": so many percent of the activations that share a scale are not clipped, above
+                0 to 100. They are counted in bins, and the scale is up to 1.1 % wider than the exact one.
 
         Returns:
             The model itself.
 
         Raises:
-            ValueError: no batches, unknown method, or activations that give no usable scale; names the node.
+            ValueError: no batches, unknown method, percentile out of range, or activations that give no usable scale;
+                names the node.
             ImportError: as for `from_ann`.
         """
         try:
             from spikezip_hf.conversion import calibrate
         except ImportError as error:
             raise ImportError("Calibrating a model needs the package: pip install spikezip-hf.") from error
-        calibrate(self, batches, method, overwrite)
+        calibrate(self, batches, method, overwrite, percentile)
         return self
 
 

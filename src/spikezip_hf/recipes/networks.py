@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from spikezip_hf.conversion.ann import quantized_class
-from spikezip_hf.loading import TIMM, timm_processor
+from spikezip_hf.loading import TIMM, model_type, timm_processor
 from spikezip_hf.models.configuration_quantization import pair
 from spikezip_hf.models.layers import drop_path
 
@@ -48,8 +48,8 @@ def offline_encoder() -> Path:
 
 
 def check_encoder(source: str, architecture: str) -> None:
-    """Raises ValueError unless the checkpoint at `source` can be an encoder of `architecture`."""
-    found = AutoConfig.from_pretrained(source).model_type
+    """Raises ValueError unless the checkpoint at `source` can be an encoder of `architecture`, OSError without one."""
+    found = model_type(source)
     if found != architecture and (found, architecture) != ("bert", "roberta"):
         raise ValueError(f"{source} is a checkpoint of {found!r}, which cannot become {architecture!r}.")
 
@@ -135,7 +135,7 @@ def load_image_network(source: str, architecture: str, fields: dict, drop_path_r
     Raises:
         ValueError: the checkpoint is of another architecture, or a field makes it one.
     """
-    found = AutoConfig.from_pretrained(source).model_type
+    found = model_type(source)
     if found == TIMM:
         return load_timm(source, {"drop_path_rate": drop_path_rate, **fields})
     if found != architecture:

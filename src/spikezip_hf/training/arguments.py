@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from transformers import TrainingArguments
 
-from spikezip_hf.conversion.calibration import METHODS as CALIBRATION_METHODS
+from spikezip_hf.conversion.calibration import METHODS as CALIBRATION_METHODS, PERCENTILE, check_percentile
 from spikezip_hf.models.configuration_quantization import check_choice, check_positive_integer
 from spikezip_hf.models.quantization import level_bounds
 from spikezip_hf.training.distillation import FORMS
@@ -122,7 +122,14 @@ class QATTrainingArguments(DistillationTrainingArguments):
         metadata={"help": "Training samples that set the scales before the first step, where none are set."},
     )
     calibration_method: str = field(
-        default="mse", metadata={"help": "How they set them: 'mse' (least error) or 'lsq' (2 E|x| / sqrt(S_max))."}
+        default="mse",
+        metadata={
+            "help": "How they set them: 'mse' (least error), 'percentile' (all but the largest activations fit) or "
+            "'lsq' (2 E|x| / sqrt(S_max))."
+        },
+    )
+    calibration_percentile: float = field(
+        default=PERCENTILE, metadata={"help": "Of the method 'percentile': so many percent of the activations fit."}
     )
     level_schedule: list[int] | None = field(
         default=None,
@@ -148,6 +155,7 @@ class QATTrainingArguments(DistillationTrainingArguments):
             check_range("scale_learning_rate", self.scale_learning_rate, 0, open_low=True)
         check_positive_integer("calibration_samples", self.calibration_samples)
         check_choice("calibration_method", self.calibration_method, CALIBRATION_METHODS)
+        check_percentile("calibration_percentile", self.calibration_percentile)
         if not 0 <= self.freeze_scales_after <= 1:
             raise ValueError(f"freeze_scales_after must be from 0 to 1, got {self.freeze_scales_after!r}.")
         check_range("snn_eval_every", self.snn_eval_every, 0)

@@ -26,7 +26,7 @@ def card_fields(summary: TrainingSummary) -> dict[str, Any]:
         "license": metadata.get("license"),
         "datasets": metadata.get("datasets"),
         "base_model": metadata.get("base_model"),
-        "tags": metadata.get("tags"),
+        "tags": ["quantization-aware-training", *(metadata.get("tags") or [])],
         "metrics": metadata.get("metrics"),
         "eval_results": evaluations,
     }

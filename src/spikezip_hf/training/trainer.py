@@ -3,10 +3,8 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import islice
 
-import torch
-from torch.utils.data import DataLoader, IterableDataset, Subset
+from torch.utils.data import DataLoader
 from transformers.modelcard import TrainingSummary
 
 from spikezip_hf.auto import spiking_class
@@ -18,9 +16,8 @@ from spikezip_hf.training.callbacks import FreezeScales, KeepScalesPositive, Lev
 from spikezip_hf.training.cards import card_fields
 from spikezip_hf.training.distillation_trainer import DistillationTrainer, without_adapters
 from spikezip_hf.training.random_state import random_state_kept
+from spikezip_hf.training.sampling import calibration_batches
 from spikezip_hf.training.snn_evaluation import evaluate_snn, evenly_spread
-
-CALIBRATION_BATCH = 32  # fixed, so that scales do not depend on batch size and number of processes
 
 
 def underlying_qann(model) -> QuantPreTrainedModel:
@@ -102,7 +99,8 @@ class QATTrainer(DistillationTrainer):
             if not self.qann.calibrated:
                 with random_state_kept():
                     batches = self.calibration_batches()
-                    self.qann.calibrate(batches, self.args.calibration_method, overwrite=False)
+                    method, percentile = self.args.calibration_method, self.args.calibration_percentile
+                    self.qann.calibrate(batches, method, overwrite=False, percentile=percentile)
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
@@ -110,16 +108,8 @@ class QATTrainer(DistillationTrainer):
 
     def calibration_batches(self) -> DataLoader | list:
         """Batches of training samples drawn at random, the same in every process."""
-        dataset, count = self.train_dataset, self.args.calibration_samples
         collate = self._get_collator_with_removed_columns(self.data_collator)
-        if isinstance(dataset, IterableDataset):
-            examples = list(islice(dataset, count))
-            return [
-                collate(examples[at : at + CALIBRATION_BATCH]) for at in range(0, len(examples), CALIBRATION_BATCH)
-            ]
-        generator = torch.Generator().manual_seed(self.args.seed)
-        chosen = torch.randperm(len(dataset), generator=generator)[:count].tolist()
-        return DataLoader(Subset(dataset, chosen), batch_size=CALIBRATION_BATCH, collate_fn=collate)
+        return calibration_batches(self.train_dataset, self.args.calibration_samples, self.args.seed, collate)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval"):
         """Trainer.evaluate, and of the spiking network too where `snn_eval_every` asks for it.
