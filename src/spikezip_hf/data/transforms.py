@@ -21,7 +21,7 @@ try:
     from torchvision import transforms
 except ImportError as error:
     raise ImportError(
-        f"Transforms of images need more than the models do ({error}): pip install 'spikezip-hf[augment]'."
+        f"Transforms of images need more than the models do ({error}): pip install 'spikezip-hf[timm]'."
     ) from error
 
 # timm passes over what it does not know in such a string, so what it knows is spelt out here.
