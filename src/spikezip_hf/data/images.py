@@ -9,9 +9,10 @@ import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, Features, Image
 
+from spikezip_hf.data.class_folders import read_class_folders
 from spikezip_hf.data.columns import Labels, as_dict, find_column, has_labels, join_labels, standardize
 from spikezip_hf.data.idx import read_idx
-from spikezip_hf.data.sources import SPLITS, AnyDatasetDict, group_splits, open_source, split_files
+from spikezip_hf.data.sources import AnyDatasetDict, group_splits, open_source, split_files
 from spikezip_hf.data.tables import class_names, parquet_schema
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -128,33 +129,9 @@ def check_encoded(field: pyarrow.Field, path: Path) -> None:
 
 
 def read_image_folder(folder: Path) -> dict[str, Dataset]:
-    """{split: images in folders named for their class}; classes are sorted, and the same for all splits."""
-    names = [path.name for path in folder.iterdir() if path.is_dir() and path.name in SPLITS]
-    homes = {split: folder / found[0] for split, found in group_splits(names, folder).items()} or {"train": folder}
-    images = {split: class_files(home) for split, home in homes.items()}
-    for split, home in homes.items():
-        if not images[split]:
-            raise FileNotFoundError(
-                f"{home} has no images in folders named for their class (looked for {', '.join(sorted(ENDINGS))}; "
-                "Parquet and IDX files are named for their split)."
-            )
-    label = ClassLabel(names=sorted({name for classes in images.values() for name in classes}))
-    result: dict[str, Dataset] = {}
-    for split, classes in images.items():
-        paths = pyarrow.array([str(path) for files in classes.values() for path in files])
-        indices = [label.str2int(name) for name, files in classes.items() for _ in files]
-        result[split] = in_memory(paths, indices, label)
-    return result
-
-
-def class_files(home: Path) -> dict[str, list[Path]]:
-    """{class: its images, sorted}, at any depth of its folder; hidden files and folders are none."""
-    classes = {}
-    for folder in sorted(home.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
-            files = (path for path in folder.resolve().rglob("*") if path.suffix.lower() in ENDINGS)
-            classes[folder.name] = sorted(path for path in files if not path.name.startswith("."))
-    return {name: files for name, files in classes.items() if files}
+    """{split: images in folders named for their class}."""
+    label, splits = read_class_folders(folder, ENDINGS, "images")
+    return {split: in_memory(pyarrow.array(paths), indices, label) for split, (paths, indices) in splits.items()}
 
 
 def in_memory(images: pyarrow.Array, labels: Sequence[int], label: ClassLabel) -> Dataset:
