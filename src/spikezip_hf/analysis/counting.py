@@ -180,6 +180,19 @@ class CountingEngine(EventEngine):
         return super().matmul(product, a, b)
 
     @silently
+    def pool(self, module, x):
+        """A mean of spikes needs no addition of its own: 1/N is in the weights of the product that reads it, which
+        adds one for each spike. That of the quantized network, and one of a residual stream, has its additions."""
+        pooled, spikes = super().pool(module, x), self.spikes_of(x)
+        tokens = x[:, module.first :]
+        changed = torch.zeros_like(tokens, dtype=torch.bool) if spikes is not None else tokens != 0
+        self.note(module.name, "residual", total(changed), self.filled(tokens[0].numel()))
+        if spikes is not None:
+            sizes = spikes.sizes[:, module.first :].sum(1)
+            self.remember(Spikes(pooled, sizes, torch.ones_like(sizes), spikes.node))
+        return pooled
+
+    @silently
     def apply(self, operator, x):
         kind = {LayerNorm: "LayerNorm", Softmax: "softmax"}.get(type(operator), "other operator")
         self.note_each_step(operator.name, kind, self.neurons(x))

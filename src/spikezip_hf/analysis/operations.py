@@ -14,7 +14,8 @@ m * n additions. Zeros among weights are not skipped, padding is silent, and a b
 | `input product`    | a multiply-add of the patch embedding, whose input is current: once for each frame that comes |
 | `analog weights`   | a multiply-add of a weight and a changed analog value (`node_placement="reference"`)          |
 | `bias`             | an addition, once a sample and output                                                         |
-| `residual`         | an addition of a residual branch, up to the accumulated input X_t of a LayerNorm              |
+| `residual`         | an addition of a residual branch, up to the accumulated input X_t of a LayerNorm, or of a     |
+|                    | mean over positions                                                                           |
 | `LayerNorm`        | an element normalised anew: each step does all of them (Eq. 5)                                |
 | `softmax`          | the same of a softmax                                                                         |
 | `other operator`   | the same of another one: the tanh of a head, if there is one                                  |
@@ -28,7 +29,8 @@ them, nor for softmax, LayerNorm, residual additions and the neurons' updates.
 
 A `residual` addition is counted for each branch that changes an element in a step (where both of a `+` change, they
 are added; whatever then has changed is added to X_t). What a softmax or a neuron takes in needs none: the additions of
-the product before it go there. The scores' factor 1/sqrt(d) is taken for part of a threshold. The sum of a text's
+the product before it go there. A mean of spikes needs none either, as its 1/N is in the weights behind it; the `dense`
+network adds up all positions first. The scores' factor 1/sqrt(d) is taken for part of a threshold. The sum of a text's
 embeddings, a look-up that is the same in every network, is not counted; the LayerNorm behind it is, once a sample.
 
 Beside each count stands `dense`, that of the quantized (or ordinary) network in its one pass.
@@ -81,7 +83,7 @@ def count_operations(
     stop = snn.config.stop if stop is None else stop
     if float64:
         snn = copy.deepcopy(snn).double()
-    prepared = snn.prepare(**{name: value.to(snn.device) for name, value in inputs.items() if name != "labels"})
+    prepared = snn.prepare(**snn.inputs_of(inputs))
     given = prepared if isinstance(prepared, torch.Tensor) else prepared.given
     seen: list[CountingEngine] = []
 

@@ -127,8 +127,7 @@ def observe(model, batches, engine):
         for batch in tqdm(batches, desc="calibrating", unit="batch"):
             if not isinstance(batch, Mapping):
                 raise ValueError(f"Each of batches must be a dict of model inputs, got {type(batch).__name__}.")
-            inputs = {key: value.to(model.device) for key, value in batch.items() if key != "labels"}
-            model(**inputs, engine=engine)
+            model(**model.inputs_of(batch), engine=engine)
             seen += 1
     if not seen:
         raise ValueError("batches is empty: calibration needs at least one batch of model inputs.")

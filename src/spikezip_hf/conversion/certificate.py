@@ -99,7 +99,7 @@ def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps:
         ValueError: they have different sizes or types.
     """
     check_twins(qann, snn)
-    inputs = {key: value.to(snn.device) for key, value in batch.items() if key != "labels"}
+    inputs = snn.inputs_of(batch)
     run = snn.trajectory(**inputs, time_steps=time_steps, stop="equilibrium")  # whatever its config says
     return certify(qann, snn, inputs, run, snn.config.time_steps if time_steps is None else time_steps)
 

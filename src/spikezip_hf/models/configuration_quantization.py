@@ -67,7 +67,18 @@ SPIKING_FIELDS = (
     "chunk_steps",
 )
 # Fields that say what a trained network computes: to load it with others would make another network of it.
-NETWORK_FIELDS = ("quantization_levels", "scale_granularity", "weight_bits", "node_placement", "head_act")
+NETWORK_FIELDS = (
+    "quantization_levels",
+    "scale_granularity",
+    "weight_bits",
+    "node_placement",
+    "head_act",
+    "pooling",
+    "use_class_token",
+    "use_distillation_token",
+    "norm_after_pooling",
+    "positions_of_patches_only",
+)
 
 
 @dataclass(kw_only=True, repr=False)

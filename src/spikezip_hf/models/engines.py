@@ -10,7 +10,7 @@
 In inference the first two hand on `Rows`, which know the levels behind a value; in training tensors are plain ones.
 
 The primitives: `encode` (input to current), `static` (a constant current), `linear` (an affine module), `matmul` (both
-operands dynamic), `apply` (softmax, LayerNorm), `fire` (an activation node). Residual additions are `+`. A network of
+operands dynamic), `pool` (a mean over positions), `apply` (softmax, LayerNorm), `fire` (an activation node). Residual additions are `+`. A network of
 sequences says with `attend` which positions hold tokens: the others, padding, never fire and are never counted.
 
 A spiking engine *is* the state of one run on one batch: nothing of it is kept in the modules, so nothing leaks from a
@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from .neurons import fire, levels_of, pending_spikes, undefined_current
-from .operators import SESA, SPIKE_FORMS, MatMul, SpikeOperator
+from .operators import SESA, SPIKE_FORMS, MatMul, MeanPool, SpikeOperator
 from .quantization import LSQQuantizer
 from .rows import Rows, Timeline, in_inference, unwrap
 
@@ -88,6 +88,13 @@ class QuantEngine:
 
     def matmul(self, product: MatMul, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return product(a, b)
+
+    def pool(self, module: MeanPool, x: torch.Tensor) -> torch.Tensor:
+        """Mean over positions, (rows, N, features) to (rows, features).
+
+        It is a static linear map: of spikes, its weights 1/N are part of those of the product that reads it.
+        """
+        return module(x)
 
     def apply(self, operator: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return operator(x)

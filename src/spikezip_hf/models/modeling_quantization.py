@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel, initialization as init
@@ -82,6 +83,14 @@ class TwinPreTrainedModel(CheckpointModel):
         twin.load_state_dict({key: value.clone() for key, value in other.state_dict().items()}, assign=True)
         twin.inherit_processor(other)
         return twin.eval()
+
+    def inputs_of(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model takes of a batch: all but the labels, tensors on its device."""
+        return {
+            name: value.to(self.device) if isinstance(value, torch.Tensor) else value
+            for name, value in batch.items()
+            if name != "labels"
+        }
 
     def prepare(self, **inputs):
         """The model's inputs checked and completed, as `network` takes them."""

@@ -19,7 +19,7 @@ from .configuration_spike_vit import QuantViTConfig, SpikeViTConfig
 from .engines import QuantEngine
 from .layers import SelfAttentionCore, activation_node, drop_path
 from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
-from .operators import Conv2d, LayerNorm, Linear, name_operators
+from .operators import Conv2d, LayerNorm, Linear, MeanPool, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
 from .simulation import Trajectory, plain
 
@@ -49,22 +49,48 @@ class ViTPatchEmbeddings(nn.Module):
 
 
 class ViTEmbeddings(nn.Module):
-    """Spikes of the patches, and class token and position embeddings as currents."""
+    """Spikes of the patches; class and distillation token and position embeddings as currents."""
 
     def __init__(self, config):
         super().__init__()
-        (height, width), (patch_height, patch_width) = pair(config.image_size), pair(config.patch_size)
-        num_patches = (height // patch_height) * (width // patch_width)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.patch_size = pair(config.patch_size)
+        self.grid = self.grid_of(*pair(config.image_size))
+        # Positions are those of the tokens ahead of the patches, if they have any, then of the patches.
+        self.prefix_positions = 0 if config.positions_of_patches_only else config.prefix_tokens
+        positions = self.prefix_positions + self.grid[0] * self.grid[1]
+        if config.use_class_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        if config.use_distillation_token:
+            self.distillation_token = nn.Parameter(torch.zeros(1, 1, config.hidden_size))
+        self.prefix = [name for name in ("cls_token", "distillation_token") if name in self._parameters]
         self.patch_embeddings = ViTPatchEmbeddings(config)
-        self.position_embeddings = nn.Parameter(torch.zeros(1, num_patches + 1, config.hidden_size))
+        self.position_embeddings = nn.Parameter(torch.zeros(1, positions, config.hidden_size))
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def grid_of(self, height: int, width: int) -> tuple[int, int]:
+        """Patches of an image of this size: rows and columns."""
+        return height // self.patch_size[0], width // self.patch_size[1]
+
+    def positions(self, height: int, width: int) -> torch.Tensor:
+        """Position embeddings of an image of this size, (1, N, hidden): for another than the config's those of its
+        patches are interpolated (bicubic, as in transformers' ViT). They are static: no spike changes them."""
+        grid = self.grid_of(height, width)
+        if grid == self.grid:
+            return self.position_embeddings
+        of_prefix, of_patches = self.position_embeddings.tensor_split([self.prefix_positions], dim=1)
+        plane = of_patches.transpose(1, 2).unflatten(2, self.grid)
+        dtype = torch.promote_types(plane.dtype, torch.float32)  # half precision has no bicubic kernel on a CPU
+        plane = nn.functional.interpolate(plane.to(dtype), size=grid, mode="bicubic", align_corners=False)
+        return torch.cat((of_prefix, plane.flatten(2).transpose(1, 2).to(of_prefix.dtype)), dim=1)
 
     def forward(self, pixel_values, engine):
         patches = self.patch_embeddings(pixel_values, engine)
-        class_token = engine.static(self.cls_token.expand(pixel_values.shape[0], -1, -1))
-        tokens = torch.cat((class_token, patches), dim=1) + engine.static(self.position_embeddings)
-        return self.dropout(tokens)
+        positions = engine.static(self.positions(*pixel_values.shape[-2:]))
+        prefix = [engine.static(getattr(self, name).expand(pixel_values.shape[0], -1, -1)) for name in self.prefix]
+        if self.prefix_positions:
+            return self.dropout(torch.cat((*prefix, patches), dim=1) + positions)
+        patches = patches + positions
+        return self.dropout(torch.cat((*prefix, patches), dim=1) if prefix else patches)
 
 
 class ViTAttention(SelfAttentionCore):
@@ -135,28 +161,43 @@ class ViTPreTrainedModel(TwinPreTrainedModel):
     def _init_weights(self, module):
         super()._init_weights(module)
         if isinstance(module, ViTEmbeddings):
-            init.trunc_normal_(module.position_embeddings, std=self.config.initializer_range)
-            init.trunc_normal_(module.cls_token, std=self.config.initializer_range)
+            for name in ("position_embeddings", *module.prefix):
+                init.trunc_normal_(getattr(module, name), std=self.config.initializer_range)
 
     @property
     def dummy_inputs(self):
         size = (1, self.config.num_channels, *pair(self.config.image_size))
         return {"pixel_values": torch.zeros(size, device=self.device)}
 
-    def prepare(self, pixel_values: torch.Tensor | None = None) -> torch.Tensor:  # type: ignore[override]
+    def prepare(  # type: ignore[override]
+        self, pixel_values: torch.Tensor | None = None, interpolate_pos_encoding: bool = False
+    ) -> torch.Tensor:
         """`pixel_values` in the type of the weights.
 
         Raises:
-            ValueError: they are missing, empty, or not (B, channels, H, W) or (B, F, channels, H, W) of the config.
+            ValueError: they are missing, empty, or not (B, channels, H, W) or (B, F, channels, H, W) of the config;
+                with `interpolate_pos_encoding`, of its channels, and at least one patch high and wide.
         """
         if pixel_values is None:
             raise ValueError("pixel_values is missing.")
-        expected = (self.config.num_channels, *pair(self.config.image_size))
-        if pixel_values.dim() not in (4, 5) or tuple(pixel_values.shape[-3:]) != expected or not pixel_values.numel():
+        channels, size = self.config.num_channels, pair(self.config.image_size)
+        given = tuple(pixel_values.shape)
+        if interpolate_pos_encoding:
+            patch = pair(self.config.patch_size)
+            fits = given[-3:-2] == (channels,) and given[-2] >= patch[0] and given[-1] >= patch[1]
+            expected = f"{channels}, at least {patch[0]}, at least {patch[1]}"
+            remedy = "patch_size of the config."
+        else:
+            fits = given[-3:] == (channels, *size)
+            expected = ", ".join(map(str, (channels, *size)))
+            remedy = (
+                "image_size of the config: let the model's own image processor resize the images, or pass "
+                "interpolate_pos_encoding=True to take them as they are."
+            )
+        if pixel_values.dim() not in (4, 5) or not fits or not pixel_values.numel():
             raise ValueError(
-                f"pixel_values must be (batch, {', '.join(map(str, expected))}), or (batch, steps, "
-                f"{', '.join(map(str, expected))}) for input per step; got {tuple(pixel_values.shape)}. The sizes are "
-                "num_channels and image_size of the config: let the model's own image processor resize the images."
+                f"pixel_values must be (batch, {expected}), or (batch, steps, {expected}) for input per step; got "
+                f"{given}. The sizes are num_channels and {remedy}"
             )
         # Not self.dtype: the replicas of DataParallel have no parameters to ask.
         return pixel_values.to(self.base_model.embeddings.patch_embeddings.projection.weight.dtype)
@@ -165,14 +206,16 @@ class ViTPreTrainedModel(TwinPreTrainedModel):
 class ViTNetwork(ViTPreTrainedModel):
     """Embeddings, encoder layers and final LayerNorm, written once for both twins."""
 
-    _keys_to_ignore_on_load_unexpected = {r"^classifier\."}  # a checkpoint with a head has more than the network
+    # A checkpoint with a head has more than the network.
+    _keys_to_ignore_on_load_unexpected = {r"^(classifier|distillation_classifier|fc_norm|fc_norm_node)\."}
 
     def __init__(self, config):
         super().__init__(config)
         self.embeddings = ViTEmbeddings(config)
         self.layers = nn.ModuleList([ViTLayer(config, stage) for stage in range(config.num_hidden_layers)])
-        self.layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.layernorm_node = activation_node(config, config.hidden_size, stage=config.num_hidden_layers)
+        if not config.norm_after_pooling:
+            self.layernorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.layernorm_node = activation_node(config, config.hidden_size, stage=config.num_hidden_layers)
         name_operators(self)
         self.post_init()
 
@@ -180,7 +223,8 @@ class ViTNetwork(ViTPreTrainedModel):
         return self.embeddings.patch_embeddings
 
     def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None):
-        """One pass on `engine`: last hidden state (rows, N, hidden)."""
+        """One pass on `engine`: last hidden state (rows, N, hidden); with `norm_after_pooling` it is the residual
+        stream, whose LayerNorm is the head's."""
         output_hidden_states, output_attentions = self.output_flags(output_hidden_states, output_attentions)
         x = self.embeddings(pixel_values, engine)
         hidden_states: tuple | None = (x,) if output_hidden_states else None
@@ -191,7 +235,8 @@ class ViTNetwork(ViTPreTrainedModel):
                 hidden_states += (x,)
             if attentions is not None:
                 attentions += (probs,)
-        x = engine.fire(self.layernorm_node, engine.apply(self.layernorm, x))
+        if not self.config.norm_after_pooling:
+            x = engine.fire(self.layernorm_node, engine.apply(self.layernorm, x))
         return BaseModelOutput(last_hidden_state=x, hidden_states=hidden_states, attentions=attentions)
 
 
@@ -208,14 +253,16 @@ class QuantViTModel(QuantPreTrainedModel, ViTNetwork):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         engine: QuantEngine | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> BaseModelOutput:
         """Values of the quantized network.
 
         Args:
             pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
             engine: what the tensors mean; given by a model around this one, or to observe the nodes.
+            interpolate_pos_encoding: take images of other sizes than the config's.
         """
-        pixel_values = self.prepare(pixel_values)
+        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
         outputs = self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
         return plain(outputs) if engine is None else outputs
 
@@ -224,11 +271,14 @@ class SpikeViTPreTrainedModel(SpikePreTrainedModel, ViTPreTrainedModel):
     """Simulation of a ViT, with or without a head."""
 
     def positions_of(self, inputs):
-        return self.base_model.embeddings.position_embeddings.shape[1]
+        rows, columns = self.base_model.embeddings.grid_of(*inputs.shape[-2:])
+        return self.config.prefix_tokens + rows * columns
 
-    def trajectory(self, pixel_values: torch.Tensor | None = None, **arguments) -> Trajectory:
+    def trajectory(
+        self, pixel_values: torch.Tensor | None = None, interpolate_pos_encoding: bool = False, **arguments
+    ) -> Trajectory:
         """Simulate; `arguments` are those of `SpikePreTrainedModel.run`."""
-        pixel_values = self.prepare(pixel_values)
+        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
         input_steps = pixel_values.shape[1] if pixel_values.dim() == 5 else 1
         return self.run(partial(self.network, pixel_values), pixel_values, input_steps, **arguments)
 
@@ -253,6 +303,7 @@ class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         engine: QuantEngine | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> SpikeModelOutput | BaseModelOutput:
         """Simulate the network on a batch, from rest: see `SpikeViTForImageClassification.forward`.
 
@@ -263,6 +314,7 @@ class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
             return self.network(pixel_values, engine, output_hidden_states, output_attentions)
         run = self.trajectory(
             pixel_values,
+            interpolate_pos_encoding,
             time_steps=time_steps,
             output_time_steps=output_time_steps,
             execution=execution,
@@ -280,7 +332,8 @@ class SpikeViTModel(SpikeViTPreTrainedModel, ViTNetwork):
 
 
 class ViTClassifierNetwork(ViTPreTrainedModel):
-    """The network and a linear head on the class token, written once for both twins."""
+    """The network and what reads it: a linear head on the class token or on the mean of the patches' tokens, written
+    once for both twins."""
 
     _auto_class = "AutoModelForImageClassification"
     base_class: type[ViTNetwork]
@@ -289,21 +342,45 @@ class ViTClassifierNetwork(ViTPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.vit = self.base_class(config)
+        self.pool = MeanPool(config.prefix_tokens) if config.pooling == "mean" else None
+        if config.norm_after_pooling:
+            self.fc_norm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+            self.fc_norm_node = activation_node(config, config.hidden_size, stage=config.num_hidden_layers)
         self.classifier = Linear(config.hidden_size, config.num_labels, weight_bits=config.weight_bits)
-        name_operators(self.classifier, "classifier")
+        if config.use_distillation_token:
+            self.distillation_classifier = Linear(
+                config.hidden_size, config.num_labels, weight_bits=config.weight_bits
+            )
+        for name, module in self.named_children():
+            if module is not self.vit:
+                name_operators(module, name)
         self.post_init()
 
+    def logits(self, x, engine):
+        """Logits (rows, classes) of the last hidden state. A head reads accumulated spikes and never fires."""
+        if self.config.use_distillation_token:
+            of_class, of_distillation = (
+                engine.linear(head, x[:, token])
+                for token, head in enumerate((self.classifier, self.distillation_classifier))
+            )
+            return (of_class + of_distillation) * 0.5
+        pooled = x[:, 0] if self.pool is None else engine.pool(self.pool, x)
+        if self.config.norm_after_pooling:
+            pooled = engine.fire(self.fc_norm_node, engine.apply(self.fc_norm, pooled))
+        return engine.linear(self.classifier, pooled)
+
     def network(self, pixel_values, engine, output_hidden_states=None, output_attentions=None):
-        """One pass on `engine`: logits (rows, classes). The head reads accumulated spikes and never fires."""
+        """One pass on `engine`: logits (rows, classes)."""
         outputs = self.vit(
             pixel_values,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
             engine=engine,
             return_dict=True,
+            interpolate_pos_encoding=True,  # `prepare` has looked at the sizes
         )
         return ImageClassifierOutput(
-            logits=engine.linear(self.classifier, outputs.last_hidden_state[:, 0]),
+            logits=self.logits(outputs.last_hidden_state, engine),
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
@@ -324,6 +401,7 @@ class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork)
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         engine: QuantEngine | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> ImageClassifierOutput:
         """Values of the quantized network.
 
@@ -331,12 +409,14 @@ class QuantViTForImageClassification(QuantPreTrainedModel, ViTClassifierNetwork)
             pixel_values: (B, channels, H, W), or (B, F, channels, H, W) for input per step, which adds up.
             labels: (B,) class indices; or as transformers' `problem_type` says.
             engine: what the tensors mean; given to observe the nodes.
+            interpolate_pos_encoding: take images of other sizes than the config's, with position embeddings between
+                those of its size.
 
         Raises:
             ValueError: pixels that the network cannot take.
             FloatingPointError: NaN reached a node, in eval mode on a CPU; the message names it.
         """
-        pixel_values = self.prepare(pixel_values)
+        pixel_values = self.prepare(pixel_values, interpolate_pos_encoding)
         outputs = plain(
             self.network(pixel_values, self.checked_engine(engine), output_hidden_states, output_attentions)
         )
@@ -366,6 +446,7 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
         chunk_steps: int | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        interpolate_pos_encoding: bool = False,
     ) -> SpikeClassifierOutput:
         """Simulate the network on a batch, from rest.
 
@@ -383,6 +464,8 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
             chunk_steps: steps computed at once (1 = streaming), for memory and speed; by default as many as fit a
                 tensor of 16 MiB on a CPU, 256 MiB on a GPU. Spikes depend on it at ties alone, if at all.
             output_hidden_states, output_attentions: return those of the last step.
+            interpolate_pos_encoding: take images of other sizes than the config's, with position embeddings between
+                those of its size.
 
         Raises:
             ValueError: an argument is out of range or the pixels are not finite; the message names it.
@@ -390,6 +473,7 @@ class SpikeViTForImageClassification(SpikeViTPreTrainedModel, ViTClassifierNetwo
         """
         run = self.trajectory(
             pixel_values,
+            interpolate_pos_encoding,
             time_steps=time_steps,
             output_time_steps=output_time_steps,
             execution=execution,

@@ -119,6 +119,46 @@ class MatMul(nn.Module):
         return rows.with_gradient_of(torch.matmul(a.values, b.values))
 
 
+class MeanPool(nn.Module):
+    """Mean over positions, (..., N, features) to (..., features): a static linear map.
+
+    Args:
+        first: the first position that counts; class tokens stand ahead of it.
+    """
+
+    name: str = ""
+
+    def __init__(self, first: int = 0):
+        super().__init__()
+        self.first = first
+
+    def forward(self, x):
+        return self.infer(x) if isinstance(x, Rows) else self.mean(x)
+
+    def mean(self, x: torch.Tensor) -> torch.Tensor:
+        return x[..., self.first :, :].mean(-2)
+
+    def infer(self, x: Rows) -> Rows:
+        """The mean in inference: of levels it is their sum, which is exact, and 1/N is in the scale."""
+        if not x.peak or x.bias is not None:
+            return Rows(self.mean(x.values), timeline=x.timeline)
+        assert x.integers is not None
+        assert x.scale is not None
+        levels = x.integers[..., self.first :, :]
+        count = levels.shape[-2]
+        rows = Rows(
+            integers=levels.sum(-2, dtype=torch.int32),
+            scale=x.scale / count,
+            peak=x.peak * count,
+            dtype=x.dtype,
+            timeline=x.timeline,
+        )
+        return rows.with_gradient_of(self.mean(x.values)) if torch.is_grad_enabled() else rows
+
+    def extra_repr(self) -> str:
+        return f"first={self.first}"
+
+
 class Softmax(nn.Module):
     """Softmax over the last dimension, in at least float32."""
 

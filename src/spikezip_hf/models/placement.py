@@ -80,6 +80,11 @@ class ProvenanceEngine(QuantEngine):
         self.products[product.name] = (self.side(a), self.side(b))
         return super().matmul(product, a, b)
 
+    def pool(self, module, x):
+        pooled = super().pool(module, x)
+        # Its weights 1/N are static ones, as those of the product behind it are: that one still sees spikes.
+        return self.remember(pooled) if self.side(x) == SPIKES else pooled
+
     def apply(self, operator, x):
         self.operators[operator.name] = type(operator).__name__
         return super().apply(operator, x)
