@@ -74,7 +74,11 @@ def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrai
     kind = model_type(source, revision=revision)
     if not kind.startswith(("quant_", "spike_")):
         architectures = AutoConfig.from_pretrained(source, revision=revision).architectures or []
-        fitting = [quant.__name__ for quant, ordinary in SOURCES.items() if ordinary.__name__ in architectures]
+        fitting = [
+            quant.__name__
+            for quant, ordinary in SOURCES.items()
+            if any(source.__name__ in architectures for source in ordinary)
+        ]
         raise ValueError(
             f"{source} holds an ordinary network of type {kind!r}, neither a Quant nor a Spike model: quantize it "
             f"with {fitting[0] if fitting else 'the from_ann of a Quant class'}"

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import logging
 
 from spikezip_hf.models.configuration_quantization import derive_config
+from spikezip_hf.models.modeling_event_vit import EventViTForImageClassification
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
 from spikezip_hf.models.modeling_spike_bert import (
     QuantBertForSequenceClassification,
@@ -36,16 +37,16 @@ from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification
 
 logger = logging.get_logger(__name__)
 
-# Which ordinary class each Quant class is made from.
-SOURCES: dict[type[TwinPreTrainedModel], type[PreTrainedModel]] = {
-    QuantViTForImageClassification: ViTForImageClassification,
-    QuantViTModel: ViTModel,
-    QuantBertForSequenceClassification: BertForSequenceClassification,
-    QuantBertForTokenClassification: BertForTokenClassification,
-    QuantBertModel: BertModel,
-    QuantRobertaForSequenceClassification: RobertaForSequenceClassification,
-    QuantRobertaForTokenClassification: RobertaForTokenClassification,
-    QuantRobertaModel: RobertaModel,
+# Which ordinary classes each Quant class is made from.
+SOURCES: dict[type[TwinPreTrainedModel], tuple[type[PreTrainedModel], ...]] = {
+    QuantViTForImageClassification: (ViTForImageClassification, EventViTForImageClassification),
+    QuantViTModel: (ViTModel,),
+    QuantBertForSequenceClassification: (BertForSequenceClassification,),
+    QuantBertForTokenClassification: (BertForTokenClassification,),
+    QuantBertModel: (BertModel,),
+    QuantRobertaForSequenceClassification: (RobertaForSequenceClassification,),
+    QuantRobertaForTokenClassification: (RobertaForTokenClassification,),
+    QuantRobertaModel: (RobertaModel,),
 }
 # Attributes that hold an activation between two linear maps in transformers' models.
 ACTIVATIONS = ("activation_fn", "intermediate_act_fn")
@@ -59,19 +60,19 @@ def quantize_ann(
     **config_fields,
 ) -> TwinPreTrainedModel:
     """The model behind `QuantPreTrainedModel.from_ann`; see there."""
-    source = SOURCES.get(quant_class)
-    if source is None:
+    if quant_class not in SOURCES:
         raise ValueError(f"{quant_class.__name__} has no ordinary counterpart to be made from.")
     if hasattr(ann, "merge_and_unload"):
         raise ValueError("from_ann takes the plain model: call merge_and_unload() on the PEFT model first.")
-    if type(ann) is not source:
+    if type(ann) not in SOURCES[quant_class]:
+        names = " or ".join(source.__name__ for source in SOURCES[quant_class])
         raise ValueError(
-            f"{quant_class.__name__}.from_ann converts transformers' {source.__name__}, got {type(ann).__name__}. "
-            "A subclass is refused too, since its forward may do something else."
+            f"{quant_class.__name__}.from_ann converts {names}, got {type(ann).__name__}. A subclass is refused too, "
+            "since its forward may do something else."
         )
     if getattr(ann, "pooler", None) is not None:
         raise ValueError(
-            f"pooler: the pooler of a bare {source.__name__} is not converted. Load it with add_pooling_layer=False, "
+            f"pooler: the pooler of a bare {type(ann).__name__} is not converted. Load it with add_pooling_layer=False, "
             "or convert the model with its classification head."
         )
     if ann.config.num_labels < 1:
@@ -91,7 +92,7 @@ def quantize_ann(
     qann.fit_weights()
     if getattr(config, "head_act", None) == "relu" and "ForSequenceClassification" in quant_class.__name__:
         logger.warning(
-            f"The tanh in the head of {source.__name__} became ReLU (head_act='relu'): train the quantized model "
+            f"The tanh in the head of {type(ann).__name__} became ReLU (head_act='relu'): train the quantized model "
             "before you judge it, or keep the tanh with head_act='tanh'."
         )
     return qann.train(ann.training)
@@ -126,9 +127,8 @@ def quantized_class(ann_class: type[PreTrainedModel]) -> type[TwinPreTrainedMode
     Raises:
         ValueError: there is none.
     """
-    for quantized, source in SOURCES.items():
-        if source is ann_class:
+    for quantized, sources in SOURCES.items():
+        if ann_class in sources:
             return quantized
-    raise ValueError(
-        f"{ann_class.__name__} cannot be quantized here, only {', '.join(c.__name__ for c in SOURCES.values())}."
-    )
+    names = ", ".join(source.__name__ for sources in SOURCES.values() for source in sources)
+    raise ValueError(f"{ann_class.__name__} cannot be quantized here, only {names}.")

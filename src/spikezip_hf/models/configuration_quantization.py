@@ -78,6 +78,7 @@ NETWORK_FIELDS = (
     "use_distillation_token",
     "norm_after_pooling",
     "positions_of_patches_only",
+    "reduced_channels",
 )
 
 

@@ -14,7 +14,7 @@ from spikezip_hf.recipes.inputs import DataArguments, data_name, label_fields, l
 from spikezip_hf.recipes.parsing import parse
 from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
 
-ARCHITECTURES = ("bert", "roberta", "vit")
+ARCHITECTURES = ("bert", "roberta", "vit", "event_vit")
 OFFLINE = "offline"
 
 
@@ -41,10 +41,17 @@ class NetworkArguments:
         default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Their standard deviation."}
     )
 
+    sensor_size: list[int] | None = field(
+        default=None, metadata={"help": "Height and width of an event camera in pixels, for event_vit."}
+    )
+    time_bins: int = field(
+        default=1, metadata={"help": "Parts of a recording with two channels each of their own, for event_vit."}
+    )
+
     def __post_init__(self):
         check_choice("architecture", self.architecture, ARCHITECTURES)
         if self.drop_path_rate and not self.is_vit:
-            raise ValueError("drop_path_rate is for the architecture 'vit'.")
+            raise ValueError("drop_path_rate is for the architectures 'vit' and 'event_vit'.")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be at least 0 and below 1, got {self.drop_path_rate}.")
         if isinstance(self.network, str):
@@ -54,12 +61,22 @@ class NetworkArguments:
                 raise ValueError(f"network must be a mapping, in JSON on the command line: {error}.") from error
         if not isinstance(self.network, dict | None):
             raise ValueError(f"network must be a mapping of config fields, got {self.network!r}.")
+        if self.of_events != (self.sensor_size is not None):
+            raise ValueError("sensor_size, height and width, is for the architecture 'event_vit', which needs it.")
+        if self.sensor_size is not None and len(self.sensor_size) != 2:
+            raise ValueError(f"sensor_size must be height and width, got {self.sensor_size}.")
+        if self.time_bins != 1 and not self.of_events:
+            raise ValueError("time_bins is for the architecture 'event_vit'.")
         if self.model == OFFLINE and self.is_vit:
             raise ValueError("model: the offline encoder is one of text.")
 
     @property
     def is_vit(self) -> bool:
-        return self.architecture == "vit"
+        return self.architecture in ("vit", "event_vit")
+
+    @property
+    def of_events(self) -> bool:
+        return self.architecture == "event_vit"
 
     def source(self) -> str:
         """Folder or Hub id of the checkpoint."""
@@ -70,7 +87,10 @@ def make_network(arguments: NetworkArguments, splits, max_length: int):
     """The network, and its tokenizer or image processor."""
     fields = {**(arguments.network or {}), **label_fields(splits)}  # type: ignore[dict-item]
     if arguments.is_vit:
-        if arguments.model is None:
+        if arguments.of_events:
+            source = None if arguments.model is None else arguments.source()
+            vit, processor = networks.event_vit(source, fields, arguments.sensor_size, arguments.time_bins)
+        elif arguments.model is None:
             vit, processor = networks.small_vit(fields, arguments.image_mean, arguments.image_std)
         else:
             vit, processor = networks.load_vit(arguments.source(), fields)

