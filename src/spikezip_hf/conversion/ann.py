@@ -72,8 +72,8 @@ def quantize_ann(
         )
     if getattr(ann, "pooler", None) is not None:
         raise ValueError(
-            f"pooler: the pooler of a bare {type(ann).__name__} is not converted. Load it with add_pooling_layer=False, "
-            "or convert the model with its classification head."
+            f"pooler: the pooler of a bare {type(ann).__name__} is not converted. Load it with "
+            "add_pooling_layer=False, or convert the model with its classification head."
         )
     if ann.config.num_labels < 1:
         raise ValueError("num_labels is 0: the model has no head. Convert its base model instead.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from spikezip_hf.data.digits import load_digits
     from spikezip_hf.data.event_files import read_events
-    from spikezip_hf.data.event_transforms import event_transforms
+    from spikezip_hf.data.event_augmentation import event_transforms
     from spikezip_hf.data.events import from_tonic, load_events, split_off_test
     from spikezip_hf.data.images import load_images
     from spikezip_hf.data.sources import find_data, with_validation
@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "event_transforms": "event_transforms",
+    "event_transforms": "event_augmentation",
     "find_data": "sources",
     "from_tonic": "events",
     "image_transforms": "transforms",

@@ -23,7 +23,7 @@ class ViTFields:
             of those of the two heads.
         norm_after_pooling: the final LayerNorm stands behind the pooling, and not ahead of it (the `fc_norm` of MAE).
         positions_of_patches_only: patches alone have position embeddings (timm's `no_embed_class`).
-        reduced_channels: for event cameras, channels that a convolution of 3 x 3 makes of the `num_channels` of the input
+        reduced_channels: for event cameras, channels that a convolution of 3 x 3 makes of the input's `num_channels`
             ahead of the patches, 3 for those of a pretrained ViT (paper section 4.2); None for no such layer.
     """
 

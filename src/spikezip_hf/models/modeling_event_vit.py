@@ -10,12 +10,19 @@ import copy
 
 import torch
 from torch import nn
-from transformers import ViTForImageClassification
+from transformers import ViTForImageClassification, initialization as init
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.models.vit.modeling_vit import ViTPatchEmbeddings
 
 from .configuration_event_vit import EventViTConfig
 from .engines import accumulate
+
+
+class ChannelReduction(nn.Conv2d):
+    """The convolution of 3 x 3 that the paper reduces channels with."""
+
+    def __init__(self, config: EventViTConfig):
+        super().__init__(config.num_channels, config.reduced_channels, kernel_size=3, padding=1)
 
 
 class EventPatchEmbeddings(ViTPatchEmbeddings):
@@ -25,7 +32,7 @@ class EventPatchEmbeddings(ViTPatchEmbeddings):
         reduced = copy.deepcopy(config)
         reduced.num_channels = config.reduced_channels
         super().__init__(reduced)
-        self.reduction = nn.Conv2d(config.num_channels, config.reduced_channels, kernel_size=3, padding=1)
+        self.reduction = ChannelReduction(config)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         return super().forward(self.reduction(pixel_values))
@@ -49,6 +56,15 @@ class EventViTForImageClassification(ViTForImageClassification):
         super().__init__(config)
         self.vit.embeddings.patch_embeddings = EventPatchEmbeddings(config)
         self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, ChannelReduction):
+            # So that it hands on its input's size: by ViT's own small weights it would be lost behind the positions.
+            init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            init.zeros_(module.bias)
+        else:
+            super()._init_weights(module)
 
     def forward(
         self, pixel_values: torch.Tensor | None = None, labels: torch.Tensor | None = None, **kwargs

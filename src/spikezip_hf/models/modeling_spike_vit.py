@@ -48,7 +48,7 @@ class ViTPatchEmbeddings(nn.Module):
                 weight_bits=config.weight_bits,
             )
             self.reduction_node = activation_node(config, self.reduced_channels, stage=0, inner=True)
-            self.projection = PatchLinear(
+            self.projection: PatchLinear | Conv2d = PatchLinear(
                 self.reduced_channels, config.hidden_size, pair(config.patch_size), config.weight_bits
             )
             self.node = activation_node(config, config.hidden_size, stage=0)

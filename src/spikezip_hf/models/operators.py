@@ -97,7 +97,9 @@ class PatchLinear(Linear):
             return x.reshaped(self.patches)
         height, width = self.patch_size
         x = x[..., : x.shape[-2] // height * height, : x.shape[-1] // width * width]
-        return x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return (
+            x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        )
 
 
 def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:

@@ -89,7 +89,7 @@ def make_network(arguments: NetworkArguments, splits, max_length: int):
     if arguments.is_vit:
         if arguments.of_events:
             source = None if arguments.model is None else arguments.source()
-            vit, processor = networks.event_vit(source, fields, arguments.sensor_size, arguments.time_bins)
+            vit, processor = networks.event_vit(source, fields, arguments.sensor_size or (), arguments.time_bins)
         elif arguments.model is None:
             vit, processor = networks.small_vit(fields, arguments.image_mean, arguments.image_std)
         else:

@@ -6,14 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from transformers import DataCollatorWithPadding, default_data_collator
+from transformers.utils import logging
 
 from spikezip_hf.data import event_transforms, image_transforms, load_events, load_images, load_text, with_validation
 from spikezip_hf.data.sources import find_data, holds_events, places_of
 from spikezip_hf.models.image_processing_events import EventImageProcessor
 
+logger = logging.get_logger(__name__)
+
 IMAGES_ONLY = ("image_column", "auto_augment", "random_erasing", "random_crop", "crop_scale", "horizontal_flip")
 EVENTS_ONLY = ("events", "event_frames", "test_share")
-OF_PICTURES = ("auto_augment", "random_erasing", "crop_scale", "image_column", "streaming")
+OF_IMAGES = ("image_column", "streaming")
+# Of the paper's tables for CIFAR10-DVS too, though its code augments recordings in another way.
+OF_PICTURES = ("auto_augment", "random_erasing", "crop_scale")
 SHUFFLE_BUFFER = 10_000  # samples of a stream among which the next is drawn
 
 
@@ -104,7 +109,12 @@ def load_data(data: DataArguments, is_text: bool, needs_training: bool = True):
         refuse(data, IMAGES_ONLY, "images, and the network is one of text")
     of_events = not is_text and data.holds_events()
     if of_events:
-        refuse(data, OF_PICTURES, "images, and the data are recordings of events")
+        refuse(data, OF_IMAGES, "images, and the data are recordings of events")
+        if left_out := [name for name in OF_PICTURES if getattr(data, name)]:
+            logger.warning(
+                f"{', '.join(left_out)}: of pictures, and left out for recordings of events, which can be shifted "
+                "(random_crop) and mirrored (horizontal_flip)."
+            )
     else:
         refuse(data, EVENTS_ONLY, "recordings of events, and the data are none")
     columns: dict[str, Any] = {"label_column": data.label_column, "streaming": data.streaming}
@@ -122,9 +132,7 @@ def load_data(data: DataArguments, is_text: bool, needs_training: bool = True):
         raise ValueError(f"{data.source()} has no training split, only {', '.join(splits)}.")
     splits = with_validation(splits, data.validation_share, data.split_seed)
     if data.streaming:  # folders of classes and many sets on the Hub are in the order of their labels
-        splits["train"] = splits["train"].shuffle(seed=data.split_seed, buffer_size=EVENTS_ONLY = ("events", "event_frames", "test_share")
-OF_PICTURES = ("auto_augment", "random_erasing", "crop_scale", "image_column", "streaming")
-SHUFFLE_BUFFER)
+        splits["train"] = splits["train"].shuffle(seed=data.split_seed, buffer_size=SHUFFLE_BUFFER)
     if data.max_train_samples is not None:
         if data.max_train_samples < 1:
             raise ValueError(f"max_train_samples must be at least 1, got {data.max_train_samples}.")
@@ -193,9 +201,7 @@ def image_inputs(splits, processor, data: DataArguments) -> tuple[dict, Callable
 
 def event_inputs(splits, processor, data: DataArguments) -> tuple[dict, Callable]:
     """Currents and labels of each split of recordings, augmented afresh at each look in training; and the collator."""
-    training, plain = event_transforms(
-        processor, random_shift=data.random_crop, horizontal_flip=data.horizontal_flip
-    )
+    training, plain = event_transforms(processor, random_shift=data.random_crop, horizontal_flip=data.horizontal_flip)
     shown = {name: split.with_transform(training if name == "train" else plain) for name, split in splits.items()}
     return shown, default_data_collator
 

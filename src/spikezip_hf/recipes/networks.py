@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -144,7 +145,7 @@ def small_vit(
 
 
 def event_vit(
-    source: str | None, fields: dict, sensor_size: list[int], time_bins: int
+    source: str | None, fields: dict, sensor_size: Sequence[int], time_bins: int
 ) -> tuple[EventViTForImageClassification, EventImageProcessor]:
     """A ViT with ReLU and a reduction layer, and the processor of its recordings.
 
