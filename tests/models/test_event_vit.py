@@ -69,7 +69,8 @@ def test_from_a_pretrained_vit(tmp_path):
         tmp_path, num_channels=2, reduced_channels=3, output_loading_info=True
     )
     assert info["missing_keys"] == {f"{REDUCTION}.weight", f"{REDUCTION}.bias"}
-    assert not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert not info["unexpected_keys"]
+    assert not info["mismatched_keys"]
     assert all(torch.equal(weight, ann.state_dict()[name]) for name, weight in vit.state_dict().items())
     images = torch.rand(2, 2, 9, 9)
     reduced = ann.get_submodule(REDUCTION)(images)
@@ -114,7 +115,7 @@ def test_patches_as_a_product_are_the_convolution():
     conv = Conv2d(3, 5, kernel_size=(2, 4), stride=(2, 4)).double()
     linear = PatchLinear(3, 5, (2, 4)).double()
     linear.load_state_dict(conv.state_dict())
-    images = torch.randn(2, 3, 7, 9, dtype=torch.float64)
+    images = torch.randn(2, 3, 6, 8, dtype=torch.float64)
     # Tolerance: the sums are the same ones, in another order.
     torch.testing.assert_close(linear.train()(images), conv(images).flatten(2).transpose(1, 2), rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(
@@ -156,7 +157,8 @@ def test_equilibrium_is_after_the_last_event():
     snn = SpikeViTForImageClassification.from_quantized(make_event_qann(), time_steps=400)
     processor = EventImageProcessor(PROCESSOR.sensor_size, PROCESSOR.size, frames=100)
     late = processor([recording(0, last=100_000)], return_tensors="pt")["pixel_values"]
-    assert late[0, 1:-1].sum() == 0 and late[0, -1].sum() == processor.rescale_factor
+    assert late[0, 1:-1].sum() == 0
+    assert late[0, -1].sum() == processor.rescale_factor
     early = torch.cat([late[:, :1] + late[:, -1:], torch.zeros_like(late[:, 1:])], dim=1)
     with torch.no_grad():
         settled = snn(early.sum(1))
@@ -182,7 +184,8 @@ def test_products_and_operations(fields):
     spikes = entries[f"{where}.reduction_node", "spike"].count
     # Of 9 x 9 pixels the last row and column are in no patch; the image of 3 channels meets 32 features.
     product = entries[f"{where}.projection", "weights"]
-    assert (0 < product.count).all() and (product.count <= spikes * 32).all()
+    assert (product.count > 0).all()
+    assert (product.count <= spikes * 32).all()
     assert product.dense.tolist() == [8 * 8 * 3 * 32] * 2
     assert product.integer == (fields.get("weight_bits") == 8)
     assert entries[f"{where}.reduction", "input product"].count.tolist() == [6 * 9 * 9 * 3 * 2 * 9] * 2

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikezip_hf.data.digits import load_digits
-    from spikezip_hf.data.event_files import read_events
     from spikezip_hf.data.event_augmentation import event_transforms
+    from spikezip_hf.data.event_files import read_events
     from spikezip_hf.data.events import from_tonic, load_events, split_off_test
     from spikezip_hf.data.images import load_images
     from spikezip_hf.data.sources import find_data, with_validation

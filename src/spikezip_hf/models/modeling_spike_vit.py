@@ -38,7 +38,7 @@ class ViTPatchEmbeddings(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        self.reduced_channels = config.reduced_channels
+        self.reduced_channels, self.patch_size = config.reduced_channels, pair(config.patch_size)
         if self.reduced_channels:
             self.reduction = Conv2d(
                 config.num_channels,
@@ -49,7 +49,7 @@ class ViTPatchEmbeddings(nn.Module):
             )
             self.reduction_node = activation_node(config, self.reduced_channels, stage=0, inner=True)
             self.projection: PatchLinear | Conv2d = PatchLinear(
-                self.reduced_channels, config.hidden_size, pair(config.patch_size), config.weight_bits
+                self.reduced_channels, config.hidden_size, self.patch_size, config.weight_bits
             )
             self.node = activation_node(config, config.hidden_size, stage=0)
             return
@@ -69,8 +69,11 @@ class ViTPatchEmbeddings(nn.Module):
             return engine.fire(self.node, current.flatten(2).transpose(1, 2))
         current = engine.encode(self.reduction, pixel_values, per_step)
         pixels = engine.fire(self.reduction_node, current.flatten(2).transpose(1, 2))
-        image = pixels.transpose(1, 2).unflatten(2, tuple(pixel_values.shape[-2:]))
-        return engine.fire(self.node, engine.linear(self.projection, image))
+        height, width = pixel_values.shape[-2:]
+        image = pixels.transpose(1, 2).unflatten(2, (height, width))
+        # Pixels beyond the last whole patch are in none.
+        patches = image[..., : height - height % self.patch_size[0], : width - width % self.patch_size[1]]
+        return engine.fire(self.node, engine.linear(self.projection, patches))
 
 
 class ViTEmbeddings(nn.Module):

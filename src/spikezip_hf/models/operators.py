@@ -75,11 +75,11 @@ class Conv2d(nn.Conv2d):
 class PatchLinear(Linear):
     """Linear map of patches side by side, (rows, channels, H, W) to (rows, patches, out_features).
 
-    It is the convolution whose stride is its kernel, with that one's weight, as the product of a vector that it is of a
-    patch: so its levels and weights are multiplied like those of any other linear map.
+    It is the convolution whose stride is its kernel, with that one's weight, for input of spikes: their levels are
+    multiplied like those of any other linear map.
 
     Args:
-        patch_size: (height, width). Pixels beyond the last whole patch are left out.
+        patch_size: (height, width), of which those of an image are multiples.
     """
 
     def __init__(self, channels: int, out_features: int, patch_size: tuple[int, int], weight_bits: int | None = None):
@@ -96,10 +96,8 @@ class PatchLinear(Linear):
         if isinstance(x, Rows):
             return x.reshaped(self.patches)
         height, width = self.patch_size
-        x = x[..., : x.shape[-2] // height * height, : x.shape[-1] // width * width]
-        return (
-            x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        )
+        x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:

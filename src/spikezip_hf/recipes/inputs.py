@@ -62,8 +62,8 @@ class DataArguments:
     event_frames: int | None = field(
         default=None,
         metadata={
-            "help": "Show each recording as so many frames, one a time-step; 0 for one static image. By default as the "
-            "network's processor says."
+            "help": "Show each recording as so many frames, one a time-step; 0 for one static image. By default as "
+            "the network's processor says."
         },
     )
     test_share: float = field(
