@@ -77,10 +77,12 @@ def register() -> None:
     if processors := vit_image_processors():
         for config in (QuantViTConfig, SpikeViTConfig):
             AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)
-    # An ordinary network, and the processor that it shares with its twins: found by the name that a file gives.
     AutoConfig.register(EventViTConfig.model_type, EventViTConfig, exist_ok=True)
     AutoModelForImageClassification.register(EventViTConfig, EventViTForImageClassification, exist_ok=True)
-    AutoImageProcessor.register(EventViTConfig, image_processor_classes={"pil": EventImageProcessor}, exist_ok=True)
+    if is_vision_available():  # AutoImageProcessor is not there otherwise; its twins' files name this one too
+        AutoImageProcessor.register(
+            EventViTConfig, image_processor_classes={"pil": EventImageProcessor}, exist_ok=True
+        )
 
 
 def spiking_class(quant_class: type) -> type[SpikePreTrainedModel]:
