@@ -80,9 +80,8 @@ def register() -> None:
     AutoConfig.register(EventViTConfig.model_type, EventViTConfig, exist_ok=True)
     AutoModelForImageClassification.register(EventViTConfig, EventViTForImageClassification, exist_ok=True)
     if is_vision_available():  # AutoImageProcessor is not there otherwise; its twins' files name this one too
-        AutoImageProcessor.register(
-            EventViTConfig, image_processor_classes={"pil": EventImageProcessor}, exist_ok=True
-        )
+        backends = dict.fromkeys(("pil", "torchvision"), EventImageProcessor)  # it needs neither
+        AutoImageProcessor.register(EventViTConfig, image_processor_classes=backends, exist_ok=True)
 
 
 def spiking_class(quant_class: type) -> type[SpikePreTrainedModel]:

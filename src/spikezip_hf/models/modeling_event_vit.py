@@ -2,8 +2,8 @@
 """The ordinary ViT for recordings of event cameras, which Quant and Spike models are made from.
 
 It is transformers' ViT behind one more layer, the paper's "additional reduction layer to reduce the channel dimension
-of neuromorphic data to 3" (section 4.2), so that it can begin from a pretrained one. Which layer that is the paper does
-not say; in its code it is a convolution of 3 x 3 with a bias and without norm or activation, and so it is here.
+of neuromorphic data to 3" (section 4.2), so that it can begin from a pretrained one. Which layer that is, the paper
+does not say; in its code it is a convolution of 3 x 3 with a bias and without norm or activation, and so it is here.
 """
 
 import copy
