@@ -7,6 +7,7 @@ import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForImageClassification,
     AutoTokenizer,
     BertTokenizer,
     PreTrainedConfig,
@@ -14,10 +15,13 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available, is_vision_available
 
+from spikezip_hf.models.configuration_event_vit import EventViTConfig
 from spikezip_hf.models.configuration_spike_bert import QuantBertConfig, SpikeBertConfig
 from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
 from spikezip_hf.models.configuration_spike_swin import QuantSwinConfig, SpikeSwinConfig
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
+from spikezip_hf.models.image_processing_events import EventImageProcessor
+from spikezip_hf.models.modeling_event_vit import EventViTForImageClassification
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 
 CONFIGS: tuple[type[PreTrainedConfig], ...] = (
@@ -76,6 +80,11 @@ def register() -> None:
     if processors := vit_image_processors():
         for config in (QuantViTConfig, SpikeViTConfig, QuantSwinConfig, SpikeSwinConfig):
             AutoImageProcessor.register(config, image_processor_classes=processors, exist_ok=True)
+    AutoConfig.register(EventViTConfig.model_type, EventViTConfig, exist_ok=True)
+    AutoModelForImageClassification.register(EventViTConfig, EventViTForImageClassification, exist_ok=True)
+    if is_vision_available():  # AutoImageProcessor is not there otherwise; its twins' files name this one too
+        backends = dict.fromkeys(("pil", "torchvision"), EventImageProcessor)  # it needs neither
+        AutoImageProcessor.register(EventViTConfig, image_processor_classes=backends, exist_ok=True)
 
 
 def spiking_class(quant_class: type) -> type[SpikePreTrainedModel]:

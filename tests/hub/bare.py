@@ -31,10 +31,10 @@ def site(tmp_path_factory):
     return make_site(tmp_path_factory.mktemp("bare") / "site")
 
 
-def make_site(folder: Path) -> Path:
-    """A folder for PYTHONPATH with these distributions alone; `python -S` then sees no other."""
+def make_site(folder: Path, *more: str) -> Path:
+    """A folder for PYTHONPATH with these distributions, and `more`, alone; `python -S` then sees no other."""
     folder.mkdir()
-    for distribution in required(["torch", "transformers"]).values():
+    for distribution in required(["torch", "transformers", *more]).values():
         for top in {path.parts[0] for path in distribution.files or []} - {"..", "__pycache__"}:
             if not (folder / top).exists():
                 (folder / top).symlink_to(distribution.locate_file(top))

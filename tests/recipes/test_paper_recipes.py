@@ -122,7 +122,8 @@ def test_quantized_training_starts_from_the_network_of_its_fine_tuning_table(nam
 @pytest.mark.parametrize("name", sorted(set(TABLES) - set(STARTS_FROM)))
 def test_network_has_the_size_of_the_paper(name):
     network = parsed_table(name)[0]
-    assert network.architecture == "vit"
+    assert network.architecture == ("event_vit" if "dvs" in name else "vit")
+    assert (network.sensor_size, network.time_bins) == (([128, 128], 9) if "dvs" in name else (None, 1))
     assert f"vit-{TABLES[name]['model']}-patch16-224" in network.model
 
 

@@ -25,6 +25,10 @@ TextColumn = Annotated[str | None, typer.Option(help="Column of the texts, if no
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the images, if not found by itself.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels, if not found by itself.")]
 MaxLength = Annotated[int, typer.Option(help="Most tokens of a text; the rest is cut off.")]
+EventFrames = Annotated[
+    int | None,
+    typer.Option(help="Frames of a recording of events, one a time-step; 0: one static image. Default: the model's."),
+]
 
 
 NOT_EXACT = 3  # exit status of verify; 1 is an error, 2 a wrong option
@@ -110,6 +114,7 @@ def quantize(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     max_length: MaxLength = 128,
+    event_frames: EventFrames = None,
     quantization_levels: Annotated[int, typer.Option(help="Levels of the activations, even, 4 to 256.")] = 32,
     weight_bits: Annotated[int | None, typer.Option(help="8 for weights of 8 bits.")] = None,
     scale_granularity: Annotated[
@@ -146,7 +151,7 @@ def quantize(
     from spikezip_hf.recipes.inputs import DataArguments
     from spikezip_hf.recipes.quantize import CalibrationArguments, quantize, summary
 
-    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length, event_frames)
     if dataset is None and data_dir is None:
         raise ValueError("No data: give --dataset (a Hub id) or --data-dir (a folder, or one inside SPIKEZIP_DATA).")
     arguments = CalibrationArguments(
@@ -258,6 +263,7 @@ def verify(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     max_length: MaxLength = 128,
+    event_frames: EventFrames = None,
     samples: Annotated[int, typer.Option(help="Samples to simulate.")] = 32,
     batch_size: Annotated[int, typer.Option(help="Samples simulated at once.")] = 16,
     time_steps: Annotated[int | None, typer.Option(help="Most time-steps; the model's own by default.")] = None,
@@ -269,7 +275,7 @@ def verify(
     """
     from spikezip_hf.cli.checkpoints import verify
 
-    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length, event_frames)
     with only_json(as_json):
         answer = verify(model, qann, data, samples, batch_size, time_steps)
     say(answer, as_json, f"{answer['certificate']} ({answer['inputs']})")
@@ -290,6 +296,7 @@ def evaluate(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     max_length: MaxLength = 128,
+    event_frames: EventFrames = None,
     ann: Annotated[str | None, typer.Option(help="Ordinary network to have beside it, a folder or Hub id.")] = None,
     report_time_steps: Annotated[
         list[int] | None, typer.Option(help="A T to report; give it several times. Default: 16, 32 and 64.")
@@ -316,7 +323,7 @@ def evaluate(
     from spikezip_hf.recipes.evaluate import EvaluationArguments, evaluate
     from spikezip_hf.recipes.inputs import DataArguments
 
-    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length, event_frames)
     if dataset is None and data_dir is None:
         raise ValueError("No data: give --dataset (a Hub id) or --data-dir (a folder, or one inside SPIKEZIP_DATA).")
     arguments = EvaluationArguments(
@@ -349,6 +356,7 @@ def report(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     max_length: MaxLength = 128,
+    event_frames: EventFrames = None,
     limit: Annotated[int, typer.Option(help="Samples to simulate, evenly spread over the split.")] = 256,
     time_steps: Annotated[int, typer.Option(help="Most time-steps that a sample is simulated for.")] = 512,
     sample: Annotated[
@@ -383,7 +391,7 @@ def report(
     from spikezip_hf.recipes.inputs import DataArguments
     from spikezip_hf.recipes.report import ReportArguments, report, summary
 
-    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length)
+    data = data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length, event_frames)
     if dataset is None and data_dir is None:
         raise ValueError("No data: give --dataset (a Hub id) or --data-dir (a folder, or one inside SPIKEZIP_DATA).")
     arguments = ReportArguments(
@@ -530,7 +538,9 @@ def info(
     say(answer, as_json, text)
 
 
-def data_fields(dataset, subset, data_dir, text_column, image_column, label_column, max_length) -> dict[str, Any]:
+def data_fields(
+    dataset, subset, data_dir, text_column, image_column, label_column, max_length, event_frames
+) -> dict[str, Any]:
     """Fields of `recipes.inputs.DataArguments`.
 
     Raises:
@@ -546,6 +556,7 @@ def data_fields(dataset, subset, data_dir, text_column, image_column, label_colu
         "image_column": image_column,
         "label_column": label_column,
         "max_length": max_length,
+        "event_frames": event_frames,
     }
 
 

@@ -84,12 +84,14 @@ def data_batches(
 ) -> tuple[list[dict[str, torch.Tensor]], str]:
     """Batches of samples, evenly spread, of the split of a data set to report on, and the name of the split."""
     from spikezip_hf.recipes.evaluate import by_length
-    from spikezip_hf.recipes.inputs import DataArguments, load_data, model_inputs, reported_split
+    from spikezip_hf.recipes.inputs import DataArguments, load_data, model_inputs, reported_split, settle_frames
     from spikezip_hf.training.snn_evaluation import evenly_spread
 
     arguments, of_text = DataArguments(**data), is_text(model.config.model_type)
     splits = load_data(arguments, is_text=of_text, needs_training=False)
-    inputs, collate = model_inputs(splits, load_processor(source), arguments, of_text)
+    processor = load_processor(source)
+    settle_frames(processor, arguments)
+    inputs, collate = model_inputs(splits, processor, arguments, of_text)
     split = reported_split(splits)
     chosen = evenly_spread(inputs[split], samples)
     rows = by_length(chosen)

@@ -27,6 +27,7 @@ from transformers.utils import logging
 
 from spikezip_hf.models.configuration_quantization import VIT_FIELDS, derive_config
 from spikezip_hf.models.configuration_spike_vit import ViTFields
+from spikezip_hf.models.modeling_event_vit import EventViTForImageClassification
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
 from spikezip_hf.models.modeling_spike_bert import (
     QuantBertForSequenceClassification,
@@ -43,10 +44,14 @@ from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification
 
 logger = logging.get_logger(__name__)
 
-# Which of transformers' classes each Quant class is made from;
+# Which of transformers' classes each Quant class is made from, and our own for event cameras;
 # timm's are in `timm_models.READERS`.
 SOURCES: dict[type[TwinPreTrainedModel], tuple[type[PreTrainedModel], ...]] = {
-    QuantViTForImageClassification: (ViTForImageClassification, DeiTForImageClassificationWithTeacher),
+    QuantViTForImageClassification: (
+        ViTForImageClassification,
+        DeiTForImageClassificationWithTeacher,
+        EventViTForImageClassification,
+    ),
     QuantViTModel: (ViTModel,),
     QuantSwinForImageClassification: (SwinForImageClassification,),
     QuantSwinModel: (SwinModel,),

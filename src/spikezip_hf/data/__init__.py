@@ -8,19 +8,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spikezip_hf.data.digits import load_digits
+    from spikezip_hf.data.event_augmentation import event_transforms
+    from spikezip_hf.data.event_files import read_events
+    from spikezip_hf.data.events import from_tonic, load_events, split_off_test
     from spikezip_hf.data.images import load_images
     from spikezip_hf.data.sources import find_data, with_validation
     from spikezip_hf.data.text import load_text
     from spikezip_hf.data.transforms import image_transforms
 
-__all__ = ["find_data", "image_transforms", "load_digits", "load_images", "load_text", "with_validation"]
+__all__ = [
+    "event_transforms",
+    "find_data",
+    "from_tonic",
+    "image_transforms",
+    "load_digits",
+    "load_events",
+    "load_images",
+    "load_text",
+    "read_events",
+    "split_off_test",
+    "with_validation",
+]
 
 _HOMES = {
+    "event_transforms": "event_augmentation",
     "find_data": "sources",
+    "from_tonic": "events",
     "image_transforms": "transforms",
     "load_digits": "digits",
+    "load_events": "events",
     "load_images": "images",
     "load_text": "text",
+    "read_events": "event_files",
+    "split_off_test": "events",
     "with_validation": "sources",
 }
 

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 try:
     import datasets
+    import pyarrow.parquet
     from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
     from huggingface_hub.errors import HfHubHTTPError
 except ImportError as error:
@@ -60,6 +61,23 @@ def looked_at(places: list[Path]) -> str:
         "" if len(places) > 1 else " (and the environment variable SPIKEZIP_DATA, the home of data sets, is not set)"
     )
     return f"{' or '.join(map(str, places))}{hint}"
+
+
+def holds_events(name: str, subset: str | None = None) -> bool:
+    """Whether a local set is one of recordings of event cameras, by the columns or the endings of its files.
+
+    A name that is no folder here is none: a set on the Hub does not tell before it is there.
+    """
+    from spikezip_hf.data import event_files
+
+    folder = next((place for place in places_of(name, subset) if place.is_dir()), None)
+    if folder is None:
+        return False
+    if tables := [path for paths in split_files(folder, [".parquet"]).values() for path in paths]:
+        return {"x", "y", "p", "t"} <= {*pyarrow.parquet.read_schema(tables[0]).names}
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    first = next((path.suffix.lower() for path in files if path.suffix), None)
+    return first in event_files.ENDINGS
 
 
 def open_source(name: str, subset: str | None, streaming: bool) -> Path | dict[str, AnyDataset]:

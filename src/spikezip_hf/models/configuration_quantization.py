@@ -87,6 +87,7 @@ NETWORK_FIELDS = (
     "node_placement",
     "head_act",
     *VIT_FIELDS,
+    "reduced_channels",
 )
 
 

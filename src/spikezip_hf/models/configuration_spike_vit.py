@@ -7,7 +7,7 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
-from .configuration_quantization import RECORDS, QuantizationFields, SpikeFields, check_choice
+from .configuration_quantization import RECORDS, QuantizationFields, SpikeFields, check_choice, check_positive_integer
 
 POOLINGS = ("class_token", "mean")
 
@@ -23,6 +23,8 @@ class ViTFields(QuantizationFields):
             of those of the two heads.
         norm_after_pooling: the final LayerNorm stands behind the pooling, and not ahead of it (the `fc_norm` of MAE).
         positions_of_patches_only: patches alone have position embeddings (timm's `no_embed_class`).
+        reduced_channels: for event cameras, channels that a convolution of 3 x 3 makes of the input's `num_channels`
+            ahead of the patches, 3 for those of a pretrained ViT (paper section 4.2); None for no such layer.
     """
 
     pooling: str = "class_token"
@@ -30,6 +32,7 @@ class ViTFields(QuantizationFields):
     use_distillation_token: bool = False
     norm_after_pooling: bool = False
     positions_of_patches_only: bool = False
+    reduced_channels: int | None = None
 
     heads: ClassVar[tuple[str, ...]] = ("ImageClassification",)
 
@@ -41,6 +44,8 @@ class ViTFields(QuantizationFields):
     def check_fields(self) -> None:
         super().check_fields()
         check_choice("pooling", self.pooling, POOLINGS)
+        if self.reduced_channels is not None:
+            check_positive_integer("reduced_channels", self.reduced_channels)
         if self.pooling == "class_token" and not self.use_class_token:
             raise ValueError('use_class_token is False, so there is none to read: set pooling="mean".')
         if self.use_distillation_token and (self.pooling != "class_token" or self.norm_after_pooling):

@@ -22,14 +22,33 @@ from .modeling_image import (
     SpikeImageClassifier,
     SpikeImageModel,
 )
-from .operators import Conv2d, LayerNorm, Linear, MeanPool, name_operators
+from .operators import Conv2d, LayerNorm, Linear, MeanPool, PatchLinear, name_operators
 
 
 class ViTPatchEmbeddings(nn.Module):
-    """Image patches to tokens: (B, channels, H, W) to (B, patches, hidden). The one product with analog input."""
+    """Image patches to tokens: (B, channels, H, W) to (B, patches, hidden). The one product with analog input.
+
+    With `reduced_channels` that product is a convolution ahead of the patches, which makes of the channels of an event
+    camera those that a pretrained ViT takes (paper section 4.2). Its neurons fire, and the projection sees spikes.
+    """
 
     def __init__(self, config):
         super().__init__()
+        self.reduced_channels, self.patch_size = config.reduced_channels, pair(config.patch_size)
+        if self.reduced_channels:
+            self.reduction = Conv2d(
+                config.num_channels,
+                self.reduced_channels,
+                kernel_size=3,
+                padding=1,
+                weight_bits=config.weight_bits,
+            )
+            self.reduction_node = activation_node(config, self.reduced_channels, stage=0, inner=True)
+            self.projection: PatchLinear | Conv2d = PatchLinear(
+                self.reduced_channels, config.hidden_size, self.patch_size, config.weight_bits
+            )
+            self.node = activation_node(config, config.hidden_size, stage=0)
+            return
         self.projection = Conv2d(
             config.num_channels,
             config.hidden_size,
@@ -40,8 +59,17 @@ class ViTPatchEmbeddings(nn.Module):
         self.node = activation_node(config, config.hidden_size, stage=0)
 
     def forward(self, pixel_values, engine):
-        current = engine.encode(self.projection, pixel_values, per_step=pixel_values.dim() == 5)
-        return engine.fire(self.node, current.flatten(2).transpose(1, 2))
+        per_step = pixel_values.dim() == 5
+        if not self.reduced_channels:
+            current = engine.encode(self.projection, pixel_values, per_step)
+            return engine.fire(self.node, current.flatten(2).transpose(1, 2))
+        current = engine.encode(self.reduction, pixel_values, per_step)
+        pixels = engine.fire(self.reduction_node, current.flatten(2).transpose(1, 2))
+        height, width = pixel_values.shape[-2:]
+        image = pixels.transpose(1, 2).unflatten(2, (height, width))
+        # Pixels beyond the last whole patch are in none.
+        patches = image[..., : height - height % self.patch_size[0], : width - width % self.patch_size[1]]
+        return engine.fire(self.node, engine.linear(self.projection, patches))
 
 
 class ViTEmbeddings(nn.Module):

@@ -33,18 +33,18 @@ class Linear(nn.Linear):
             return self.infer(x)
         if bias and in_inference(self):  # the same bits as within a network
             return self.infer(Rows(x)).values
-        return nn.functional.linear(x, quantized_weight(self), self.bias if bias else None)
+        return nn.functional.linear(x, quantized_weight(self).flatten(1), self.bias if bias else None)
 
     def infer(self, x: Rows) -> Rows:
         """The product in inference: of integers where levels and weights are, and in floating point else."""
         with torch.no_grad():
             exact = self.integer_product(x) if x.levels is not None and self.weight_quantizer is not None else None
             if exact is None:
-                values = float_linear(x.values, quantized_weight(self), self.bias)
+                values = float_linear(x.values, quantized_weight(self).flatten(1), self.bias)
                 exact = Rows(values, timeline=x.timeline)
         if not torch.is_grad_enabled():
             return exact
-        return exact.with_gradient_of(nn.functional.linear(x.values, quantized_weight(self), self.bias))
+        return exact.with_gradient_of(nn.functional.linear(x.values, quantized_weight(self).flatten(1), self.bias))
 
     def integer_product(self, x: Rows) -> Rows:
         """Levels times integer weights, and what they are scaled with."""
@@ -52,7 +52,7 @@ class Linear(nn.Linear):
         assert x.levels is not None
         assert x.scale is not None
         bound = self.in_features * x.peak * self.weight_quantizer.max_level
-        weight, weight_scale = integer_weight(self, weight_form(x.levels, self.weight, bound))
+        weight, weight_scale = integer_weight(self, weight_form(x.levels, self.weight.flatten(1), bound))
         product = integer_linear(x.levels, weight)
         scale = x.scale * weight_scale
         bias = None if self.bias is None else self.bias.to(scale.dtype)
@@ -72,6 +72,34 @@ class Conv2d(nn.Conv2d):
         return self._conv_forward(x, quantized_weight(self), self.bias if bias else None)
 
 
+class PatchLinear(Linear):
+    """Linear map of patches side by side, (rows, channels, H, W) to (rows, patches, out_features).
+
+    It is the convolution whose stride is its kernel, with that one's weight, for input of spikes: their levels are
+    multiplied like those of any other linear map.
+
+    Args:
+        patch_size: (height, width), of which those of an image are multiples.
+    """
+
+    def __init__(self, channels: int, out_features: int, patch_size: tuple[int, int], weight_bits: int | None = None):
+        super().__init__(channels * patch_size[0] * patch_size[1], out_features)
+        self.patch_size = patch_size
+        self.weight = nn.Parameter(self.weight.detach().unflatten(1, (channels, *patch_size)))
+        self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
+
+    def forward(self, x, bias: bool = True):
+        return super().forward(self.patches(x), bias)
+
+    def patches(self, x):
+        """Pixels of each patch in the order of the weight: (rows, channels, H, W) to (rows, patches, in_features)."""
+        if isinstance(x, Rows):
+            return x.reshaped(self.patches)
+        height, width = self.patch_size
+        x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))
+        return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
 def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:
     """The weight that a product is done with."""
     quantizer = module.weight_quantizer
@@ -88,7 +116,7 @@ def integer_weight(module: Linear, form: str | torch.dtype):
 
     def levels_and_scale(quantizer, weight):
         scale = quantizer.threshold(weight.dtype)
-        return weight_operand(weight.detach(), scale, quantizer.max_level, form), scale
+        return weight_operand(weight.detach().flatten(1), scale, quantizer.max_level, form), scale
 
     return remembered(module, form, lambda: quantizer(module.weight, levels_and_scale))
 

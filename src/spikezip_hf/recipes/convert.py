@@ -15,7 +15,7 @@ from spikezip_hf.hub.results import check_results_path, write_results
 from spikezip_hf.loading import is_text, load_network, model_type
 from spikezip_hf.recipes import stage
 from spikezip_hf.recipes.evaluate import EvaluationArguments, check_no_stream, check_writable, measure
-from spikezip_hf.recipes.inputs import DataArguments, check_labels, load_data
+from spikezip_hf.recipes.inputs import DataArguments, check_labels, load_data, settle_frames
 from spikezip_hf.recipes.parsing import parse
 
 
@@ -64,6 +64,7 @@ def convert(arguments: ConversionArguments, data: DataArguments) -> dict[str, An
         raise ValueError(f"{arguments.qann} has no record of the network it was made from: give --ann.")
     splits = load_data(data, is_text=is_text(kind))
     qann, processor = load_network(str(arguments.qann))
+    settle_frames(processor, data)
     ann, _ = load_network(source)
     check_labels(splits, qann.config, str(arguments.qann))
 

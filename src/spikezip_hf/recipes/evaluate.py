@@ -27,6 +27,7 @@ from spikezip_hf.recipes.inputs import (
     load_data,
     model_inputs,
     reported_split,
+    settle_frames,
 )
 from spikezip_hf.training.snn_evaluation import evenly_spread_rows
 
@@ -196,6 +197,7 @@ def evaluate(
     check_results_path(path)
     splits = load_data(data, is_text=is_text(kind), needs_training=False)
     model, processor = load_network(source)
+    settle_frames(processor, data)
     check_labels(splits, model.config, source)
     ordinary = None if ann is None else load_network(ann)[0]
     if ordinary is not None:

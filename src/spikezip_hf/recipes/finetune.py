@@ -14,7 +14,8 @@ from spikezip_hf.recipes.inputs import DataArguments, data_name, label_fields, l
 from spikezip_hf.recipes.parsing import parse
 from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
 
-IMAGE_ARCHITECTURES = tuple(networks.IMAGE_CLASSES)
+EVENTS = "event_vit"
+IMAGE_ARCHITECTURES = (*networks.IMAGE_CLASSES, EVENTS)
 ARCHITECTURES = ("bert", "roberta", *IMAGE_ARCHITECTURES)
 OFFLINE = "offline"
 
@@ -47,6 +48,13 @@ class NetworkArguments:
         default_factory=lambda: [0.5, 0.5, 0.5], metadata={"help": "Their standard deviation."}
     )
 
+    sensor_size: list[int] | None = field(
+        default=None, metadata={"help": "Height and width of an event camera in pixels, for event_vit."}
+    )
+    time_bins: int = field(
+        default=1, metadata={"help": "Parts of a recording with two channels each of their own, for event_vit."}
+    )
+
     def __post_init__(self):
         check_choice("architecture", self.architecture, ARCHITECTURES)
         if self.drop_path_rate and not self.is_image:
@@ -60,12 +68,22 @@ class NetworkArguments:
                 raise ValueError(f"network must be a mapping, in JSON on the command line: {error}.") from error
         if not isinstance(self.network, dict | None):
             raise ValueError(f"network must be a mapping of config fields, got {self.network!r}.")
+        if self.of_events != (self.sensor_size is not None):
+            raise ValueError("sensor_size, height and width, is for the architecture 'event_vit', which needs it.")
+        if self.sensor_size is not None and len(self.sensor_size) != 2:
+            raise ValueError(f"sensor_size must be height and width, got {self.sensor_size}.")
+        if self.time_bins != 1 and not self.of_events:
+            raise ValueError("time_bins is for the architecture 'event_vit'.")
         if self.model == OFFLINE and self.is_image:
             raise ValueError("model: the offline encoder is one of text.")
 
     @property
     def is_image(self) -> bool:
         return self.architecture in IMAGE_ARCHITECTURES
+
+    @property
+    def of_events(self) -> bool:
+        return self.architecture == EVENTS
 
     def source(self) -> str:
         """Folder or Hub id of the checkpoint."""
@@ -75,6 +93,9 @@ class NetworkArguments:
 def make_network(arguments: NetworkArguments, splits, max_length: int):
     """The network, and its tokenizer or image processor."""
     fields = {**(arguments.network or {}), **label_fields(splits)}  # type: ignore[dict-item]
+    if arguments.of_events:
+        source, rate = None if arguments.model is None else arguments.source(), arguments.drop_path_rate
+        return networks.event_vit(source, fields, arguments.sensor_size or (), arguments.time_bins, rate)
     if arguments.is_image:
         architecture, rate = arguments.architecture, arguments.drop_path_rate
         if arguments.model is not None:

@@ -6,11 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from transformers import DataCollatorWithPadding, default_data_collator
+from transformers.utils import logging
 
-from spikezip_hf.data import image_transforms, load_images, load_text, with_validation
-from spikezip_hf.data.sources import find_data, places_of
+from spikezip_hf.data import event_transforms, image_transforms, load_events, load_images, load_text, with_validation
+from spikezip_hf.data.sources import find_data, holds_events, places_of
+from spikezip_hf.models.image_processing_events import EventImageProcessor
+
+logger = logging.get_logger(__name__)
 
 IMAGES_ONLY = ("image_column", "auto_augment", "random_erasing", "random_crop", "crop_scale", "horizontal_flip")
+EVENTS_ONLY = ("events", "event_frames", "test_share")
+OF_IMAGES = ("image_column", "streaming")
+# Of the paper's tables for CIFAR10-DVS too, though its code augments recordings in another way.
+OF_PICTURES = ("auto_augment", "random_erasing", "crop_scale")
 SHUFFLE_BUFFER = 10_000  # samples of a stream among which the next is drawn
 
 
@@ -48,6 +56,19 @@ class DataArguments:
         default=None, metadata={"help": "Smallest and largest share of an image to cut out and resize."}
     )
     horizontal_flip: float = field(default=0.0, metadata={"help": "Share of images to flip."})
+    events: bool = field(
+        default=False, metadata={"help": "The data are recordings of an event camera; a folder tells it by itself."}
+    )
+    event_frames: int | None = field(
+        default=None,
+        metadata={
+            "help": "Show each recording as so many frames, one a time-step; 0 for one static image. By default as "
+            "the network's processor says."
+        },
+    )
+    test_share: float = field(
+        default=0.0, metadata={"help": "Of recordings: share to test with where the set has no test split."}
+    )
 
     def source(self) -> str:
         """Where to load it from: `data_dir`, else `local_name` if it is there, else `dataset`.
@@ -65,6 +86,10 @@ class DataArguments:
             raise ValueError("No data: give --dataset (a Hub id), --data_dir (a folder) or --local_name.")
         return self.dataset
 
+    def holds_events(self) -> bool:
+        """Whether the data are recordings."""
+        return self.events or holds_events(self.source(), self.dataset_subset)
+
     def hub_id(self) -> str | None:
         """The id of the set on the Hub, if that is where it is loaded from."""
         return self.dataset if self.source() == self.dataset and not Path(self.dataset).is_dir() else None
@@ -81,12 +106,24 @@ def load_data(data: DataArguments, is_text: bool, needs_training: bool = True):
         ValueError, FileNotFoundError: it cannot be found or read; says why in one line.
     """
     if is_text:
-        for name in IMAGES_ONLY:
-            if getattr(data, name):
-                raise ValueError(f"{name} is for images, and the network is one of text: leave it out.")
+        refuse(data, IMAGES_ONLY, "images, and the network is one of text")
+    of_events = not is_text and data.holds_events()
+    if of_events:
+        refuse(data, OF_IMAGES, "images, and the data are recordings of events")
+        if left_out := [name for name in OF_PICTURES if getattr(data, name)]:
+            logger.warning(
+                f"{', '.join(left_out)}: of pictures, and left out for recordings of events, which can be shifted "
+                "(random_crop) and mirrored (horizontal_flip)."
+            )
+    else:
+        refuse(data, EVENTS_ONLY, "recordings of events, and the data are none")
     columns: dict[str, Any] = {"label_column": data.label_column, "streaming": data.streaming}
     if is_text:
         splits = load_text(data.source(), subset=data.dataset_subset, text_column=data.text_column, **columns)
+    elif of_events:
+        splits = load_events(
+            data.source(), subset=data.dataset_subset, label_column=data.label_column, test_share=data.test_share
+        )
     else:
         splits = load_images(data.source(), subset=data.dataset_subset, image_column=data.image_column, **columns)
     if not needs_training and ("test" in splits or "validation" in splits):
@@ -105,6 +142,13 @@ def load_data(data: DataArguments, is_text: bool, needs_training: bool = True):
             chosen = range(min(data.max_train_samples, len(splits["train"])))
             splits["train"] = splits["train"].shuffle(seed=data.split_seed).select(chosen)
     return splits
+
+
+def refuse(data: DataArguments, names: tuple[str, ...], what: str) -> None:
+    """Raise ValueError, naming it, if one of these arguments is given."""
+    for name in names:
+        if getattr(data, name) not in (None, False, 0.0):
+            raise ValueError(f"{name} is for {what}: leave it out.")
 
 
 def label_fields(splits) -> dict[str, dict]:
@@ -155,9 +199,39 @@ def image_inputs(splits, processor, data: DataArguments) -> tuple[dict, Callable
     return inputs, default_data_collator
 
 
+def event_inputs(splits, processor, data: DataArguments) -> tuple[dict, Callable]:
+    """Currents and labels of each split of recordings, augmented afresh at each look in training; and the collator."""
+    training, plain = event_transforms(processor, random_shift=data.random_crop, horizontal_flip=data.horizontal_flip)
+    shown = {name: split.with_transform(training if name == "train" else plain) for name, split in splits.items()}
+    return shown, default_data_collator
+
+
 def model_inputs(splits, processor, data: DataArguments, is_text: bool) -> tuple[dict, Callable]:
-    """Splits as a network takes them in, and the collator that makes batches of them."""
-    return (text_inputs if is_text else image_inputs)(splits, processor, data)
+    """Splits as a network takes them in, and the collator that makes batches of them.
+
+    Raises:
+        ValueError: the network takes recordings and the data are images, or the other way round.
+    """
+    if is_text:
+        return text_inputs(splits, processor, data)
+    takes_events, has_events = isinstance(processor, EventImageProcessor), data.holds_events()
+    if takes_events != has_events:
+        names = {True: "recordings of events", False: "images"}
+        raise ValueError(f"The network takes {names[takes_events]}, and the data are {names[has_events]}.")
+    return (event_inputs if has_events else image_inputs)(splits, processor, data)
+
+
+def settle_frames(processor, data: DataArguments) -> None:
+    """Have a processor of recordings show them as the arguments say, and the arguments say how it shows them.
+
+    Raises:
+        ValueError: the number of frames is negative.
+    """
+    if isinstance(processor, EventImageProcessor):
+        data.event_frames = (processor.frames or 0) if data.event_frames is None else data.event_frames
+        if data.event_frames < 0:
+            raise ValueError(f"event_frames must be at least 0, got {data.event_frames}.")
+        processor.frames = data.event_frames or None
 
 
 def reported_split(splits) -> str:
@@ -166,5 +240,8 @@ def reported_split(splits) -> str:
 
 
 def data_name(data: DataArguments) -> str:
-    """A short name of the data, for results."""
-    return Path(data.data_dir).resolve().name if data.data_dir else data.local_name or Path(data.source()).name
+    """A short name of the data, and of how recordings are shown, for results."""
+    name = Path(data.data_dir).resolve().name if data.data_dir else data.local_name or Path(data.source()).name
+    if data.event_frames is None:
+        return name
+    return f"{name}-{data.event_frames}-frames" if data.event_frames else f"{name}-static"

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -26,8 +27,11 @@ from transformers import (
 
 from spikezip_hf.conversion.ann import quantized_class
 from spikezip_hf.loading import TIMM, model_type, timm_processor
+from spikezip_hf.models.configuration_event_vit import EventViTConfig
 from spikezip_hf.models.configuration_quantization import pair
+from spikezip_hf.models.image_processing_events import EventImageProcessor
 from spikezip_hf.models.layers import drop_path
+from spikezip_hf.models.modeling_event_vit import EventViTForImageClassification
 
 CLASSES = {"bert": BertForSequenceClassification, "roberta": RobertaForSequenceClassification}
 IMAGE_CLASSES = {"vit": ViTForImageClassification, "swin": SwinForImageClassification}
@@ -192,6 +196,40 @@ def small_image_network(
         add_drop_path(network, drop_path_rate)
     height, width = pair(network.config.image_size)
     return network, ViTImageProcessor(size={"height": height, "width": width}, image_mean=mean, image_std=std)
+
+
+def event_vit(
+    source: str | None, fields: dict, sensor_size: Sequence[int], time_bins: int, drop_path_rate: float = 0.0
+) -> tuple[EventViTForImageClassification, EventImageProcessor]:
+    """A ViT with ReLU and a reduction layer, and the processor of its recordings.
+
+    Args:
+        source: a folder or Hub id of an ordinary ViT, whose patches the reduction feeds, or of such a network; None
+            for an untrained one.
+        sensor_size: (height, width) of the camera in pixels.
+        time_bins: parts of a recording that have channels of their own.
+        drop_path_rate: drop path of the last layer in training.
+
+    Raises:
+        ValueError: the checkpoint is of another architecture.
+    """
+    channels = 2 * time_bins
+    if source is None:
+        vit = EventViTForImageClassification(EventViTConfig(**{**fields, "num_channels": channels}))
+    else:
+        found = AutoConfig.from_pretrained(source)
+        if found.model_type not in ("vit", "event_vit"):
+            raise ValueError(f"{source} is a checkpoint of {found.model_type!r}, not of 'vit' or 'event_vit'.")
+        reduced = found.num_channels if found.model_type == "vit" else found.reduced_channels
+        vit = EventViTForImageClassification.from_pretrained(
+            source,
+            **{"hidden_act": "relu", "reduced_channels": reduced, **fields, "num_channels": channels},
+            ignore_mismatched_sizes=True,
+        )
+    add_drop_path(vit, drop_path_rate)
+    height, width = pair(vit.config.image_size)
+    sensor = {"height": sensor_size[0], "width": sensor_size[1]}
+    return vit, EventImageProcessor(sensor, {"height": height, "width": width}, time_bins=time_bins)
 
 
 def add_drop_path(vit: ViTForImageClassification, rate: float) -> None:

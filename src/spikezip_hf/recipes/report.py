@@ -31,6 +31,7 @@ from spikezip_hf.recipes.inputs import (
     load_data,
     model_inputs,
     reported_split,
+    settle_frames,
 )
 from spikezip_hf.training.snn_evaluation import evenly_spread_rows
 
@@ -104,6 +105,7 @@ def report(source: str, data: DataArguments, arguments: ReportArguments) -> dict
     of_text = is_text(config.model_type)
     splits = load_data(data, is_text=of_text, needs_training=False)
     model, processor = load_network(source)
+    settle_frames(processor, data)
     check_labels(splits, model.config, source)
     split = reported_split(splits)
     size = len(splits[split])
