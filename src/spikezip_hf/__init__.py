@@ -5,10 +5,13 @@ Importing this package registers its architectures with transformers' Auto class
 
 from spikezip_hf.auto import register
 from spikezip_hf.conversion import Certificate, verify_equivalence
+from spikezip_hf.models.configuration_event_vit import EventViTConfig
 from spikezip_hf.models.configuration_spike_bert import QuantBertConfig, SpikeBertConfig
 from spikezip_hf.models.configuration_spike_roberta import QuantRobertaConfig, SpikeRobertaConfig
 from spikezip_hf.models.configuration_spike_swin import QuantSwinConfig, SpikeSwinConfig
 from spikezip_hf.models.configuration_spike_vit import QuantViTConfig, SpikeViTConfig
+from spikezip_hf.models.image_processing_events import EventImageProcessor
+from spikezip_hf.models.modeling_event_vit import EventViTForImageClassification
 from spikezip_hf.models.modeling_spike_bert import (
     QuantBertForSequenceClassification,
     QuantBertForTokenClassification,
@@ -50,6 +53,9 @@ __all__ = [
     "Certificate",
     "DistillationTrainer",
     "DistillationTrainingArguments",
+    "EventImageProcessor",
+    "EventViTConfig",
+    "EventViTForImageClassification",
     "QATTrainer",
     "QATTrainingArguments",
     "QuantBertConfig",

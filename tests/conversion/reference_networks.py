@@ -78,13 +78,19 @@ class PatchEmbed(nn.Module):
 
 
 class ReferenceViT(nn.Module):
-    """timm's VisionTransformer with quantizers; `global_pool` reads the mean of the patches, then normalises."""
+    """timm's VisionTransformer with quantizers; `global_pool` reads the mean of the patches, then normalises.
+
+    `camera_channels`: the network for event cameras, with a convolution to `channels` ahead of it.
+    """
 
     def __init__(
         self, level=16, dim=32, layers=2, heads=4, hidden=48, image=8, patch=4, channels=3, classes=5, bias=True,
-        global_pool=False,
+        global_pool=False, camera_channels=None,
     ):  # fmt: skip
         super().__init__()
+        if camera_channels:
+            conv = nn.Conv2d(camera_channels, channels, kernel_size=3, padding=1)
+            self.align = nn.Sequential(conv, Quan(level, True))
         self.global_pool = global_pool
         height, width = (image, image) if isinstance(image, int) else image
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
@@ -96,6 +102,8 @@ class ReferenceViT(nn.Module):
         self.head = nn.Linear(dim, classes)
 
     def forward(self, images):
+        if hasattr(self, "align"):
+            images = self.align(images)
         patches = self.patch_embed.proj(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:

@@ -256,7 +256,7 @@ def decompress_lz4(frame: bytes) -> bytes:
     try:
         import lz4.frame
     except ImportError as error:
-        raise ImportError("AEDAT 4 files are compressed: pip install lz4.") from error
+        raise ImportError("AEDAT 4 files are compressed: pip install 'spikezip-hf[events]'.") from error
     try:
         return lz4.frame.decompress(frame)
     except RuntimeError as error:

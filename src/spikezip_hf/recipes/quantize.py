@@ -27,6 +27,7 @@ from spikezip_hf.recipes.inputs import (
     load_data,
     model_inputs,
     reported_split,
+    settle_frames,
 )
 from spikezip_hf.training.sampling import calibration_batches
 from spikezip_hf.training.snn_evaluation import evenly_spread_rows
@@ -121,6 +122,7 @@ def quantize(ann: str, output: Path, data: DataArguments, arguments: Calibration
     qann = quant_class.from_ann(
         network, replace_activations=arguments.replace_activations, **arguments.fields(of_text)
     ).eval()
+    settle_frames(processor, data)
     splits = load_data(data, is_text=of_text)
     if arguments.evaluate:
         check_labels(splits, network.config, ann)

@@ -14,8 +14,8 @@ MARK = "patch_embed.proj.0.weight"  # what tells this layout
 POOLED = "fc_norm.0.weight"  # a LayerNorm behind the mean of the patches, in place of one ahead of the class token
 HEADS = {384: 6, 768: 12, 1024: 16, 1280: 16}  # of the reference's models: small, base, large, huge
 LAYER_NORM_EPS = 1e-6
+REDUCTION = "align.0.weight"  # of the network for event cameras: the convolution ahead of the patches
 REFUSED = {
-    "align.": "it is of the network for event cameras, which has a convolution ahead of the patches that ours has not",
     "pre_logits.": "a layer ahead of the head that ours has not",
 }
 
@@ -45,7 +45,15 @@ def sizes(tensors: dict[str, torch.Tensor], image_size: tuple[int, int] | None) 
             f"{(image_size[0] // patch_height) * (image_size[1] // patch_width)} patches of {patch_height} x "
             f"{patch_width}, and pos_embed has places for {positions - 1}."
         )
+    reduction = {}
+    if REDUCTION in tensors:
+        reduced, from_camera = shape_of(tensors, REDUCTION, 4)[:2]
+        if reduced != channels:
+            raise ValueError(f"{REDUCTION} makes {reduced} channels, and {MARK} takes {channels}.")
+        reduction = {"reduced_channels": channels}
+        channels = from_camera
     return {
+        **reduction,
         "hidden_size": hidden,
         "num_hidden_layers": count_layers(tensors, "blocks."),
         "intermediate_size": intermediate,
@@ -63,6 +71,9 @@ def entries(tensors: dict[str, torch.Tensor], config: QuantViTConfig) -> Iterato
     """Where each tensor of our network is."""
     yield Entry("vit.embeddings.cls_token", "cls_token")
     yield Entry("vit.embeddings.position_embeddings", "pos_embed")
+    if config.reduced_channels:
+        yield from affine("vit.embeddings.patch_embeddings.reduction", "align.0")
+        yield from node("vit.embeddings.patch_embeddings.reduction_node", "align.1")
     yield from affine("vit.embeddings.patch_embeddings.projection", "patch_embed.proj.0")
     yield from node("vit.embeddings.patch_embeddings.node", "patch_embed.proj.1")
     for layer in range(config.num_hidden_layers):
