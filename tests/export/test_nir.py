@@ -7,7 +7,7 @@ import torch
 nir = pytest.importorskip("nir")
 
 from spikezip_hf import QuantViTForImageClassification  # noqa: E402
-from spikezip_hf.export.network_graph import spike_graph  # noqa: E402
+from spikezip_hf.export.network_graph import to_spike_graph  # noqa: E402
 from spikezip_hf.export.nir_graph import MAPS, SAYABLE, NIRError, nir_subgraphs, to_nir  # noqa: E402
 from spikezip_hf.models.operators import Conv2d, Linear  # noqa: E402
 from tests.conftest import make_ann, make_batch, make_qann, make_text_qann, spiking_twin  # noqa: E402
@@ -57,7 +57,7 @@ def test_maps_through_a_file(weight_bits, tmp_path):
 @pytest.mark.parametrize("make", [make_qann, lambda: make_text_qann("bert"), lambda: make_text_qann("roberta")])
 def test_no_two_of_them_meet(make):
     """So that one map is the most that NIR can say of these: whatever is next to it, it has no word for."""
-    graph = spike_graph(spiking_twin(make()))
+    graph = to_spike_graph(spiking_twin(make()))
     kinds = {operation.name: operation.kind for operation in graph.operations}
     for operation in graph.operations:
         for name in operation.inputs:
@@ -69,7 +69,7 @@ def test_the_rest_is_refused_by_name():
     snn = spiking_twin(make_qann())
     with pytest.raises(NIRError, match=r"22 fire \(embeddings.patch_embeddings.node, ...\)") as caught:
         to_nir(snn)
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     unsayable = {"fire", "softmax", "layer_norm", "matmul", "static"}
     refused = {operation.name: operation.kind for operation in graph.operations if operation.kind in unsayable}
     assert refused.items() <= caught.value.refused.items()
