@@ -24,11 +24,14 @@ from tests.conftest import (
     make_batch,
     make_images,
     make_qann,
+    make_swin_qann,
     make_text_ann,
     make_text_qann,
     make_texts,
     spiking_twin,
 )
+from tests.export.common import SWIN, VITS
+from tests.models.test_vit_variants import make_variant
 
 TOLERANCE = 1e-12
 FORMS = ("event", "cumulative")
@@ -108,6 +111,20 @@ def eight_bits(ann, granularity="per_tensor"):
 @pytest.mark.parametrize("weight_bits", [None, 8])
 def test_vit(granularity, weight_bits):
     snn = vit(granularity, weight_bits, time_steps=32)
+    done = assert_same_spikes(snn, few(snn))
+    assert (done.equilibrium_step > 0).all()
+
+
+@pytest.mark.parametrize("name", VITS)
+def test_other_vits(name):
+    snn = spiking_twin(make_variant(name, torch.float64, num_hidden_layers=1), time_steps=24)
+    assert_same_spikes(snn, few(snn))
+
+
+@pytest.mark.parametrize("weight_bits", [None, 8])
+def test_swin(weight_bits):
+    qann = make_swin_qann(dtype=torch.float64, ann_fields=SWIN, weight_bits=weight_bits)
+    snn = spiking_twin(qann, time_steps=32)
     done = assert_same_spikes(snn, few(snn))
     assert (done.equilibrium_step > 0).all()
 

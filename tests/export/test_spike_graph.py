@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from safetensors.numpy import load_file, save
 from torch import nn
 
 from spikezip_hf import QuantViTForImageClassification
-from spikezip_hf.export.network_graph import merged, save_spike_graph
+from spikezip_hf.export import spike_graph as loader
+from spikezip_hf.export.network_graph import merged, save_spike_graph, to_spike_graph
 from spikezip_hf.export.spike_graph import GRAPH_FILE, KINDS, TENSORS_FILE, SpikeGraphError, load_spike_graph
 from spikezip_hf.export.tracing import Recorder, Traced, TracingEngine, UntraceableError
 from spikezip_hf.models.operators import Conv2d, Linear
@@ -129,6 +132,13 @@ def traced(function, *shapes, start="static", batches=(2, 3)):
         function(engine, *(engine.static(x) if start == "static" else x for x in inputs))
         passes.append(recorder.trace)
     return merged(*passes, SIZES)
+
+
+def test_the_document_has_every_kind():
+    lines = Path(loader.__file__).with_name("SPIKE_GRAPH.md").read_text(encoding="utf-8").splitlines()
+    headings = {word for line in lines if line.startswith("## ") for word in re.findall(r"\w+", line)}
+    rows = {word for line in lines if line.startswith("| `") for word in re.findall("`(.+?)`", line.split("|")[1])}
+    assert set(KINDS) <= headings | rows
 
 
 def test_windows_of_an_image():

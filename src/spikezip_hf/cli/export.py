@@ -96,7 +96,7 @@ def export(source: str, output: Path, format: str, **options: str | None) -> tup
 
 def describe(answer: dict[str, Any]) -> str:
     """An export in words."""
-    kind = f"{len(answer['maps'])} {answer['kind']}" if "maps" in answer else answer["kind"]
+    kind = f"{answer['kind']} ({len(answer['maps'])})" if "maps" in answer else answer["kind"]
     lines = [f"Written: {answer['written']}, {kind} of a {answer['network']} ({len(answer['nodes'])} nodes)."]
     if checked := answer.get("checked"):
         lines.append(
