@@ -1,17 +1,21 @@
 """`spikezip export`: what it writes, what it says, what it refuses."""
 
 import json
+import sys
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from spikezip_hf.cli.app import app
-from spikezip_hf.export import StreamingStep
+from spikezip_hf.cli.export import describe
+from spikezip_hf.export import StreamingStep, load_spike_graph
 from spikezip_hf.loading import load_twin
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 from tests.conftest import spiking_twin
 from tests.export.common import make_quantized
+from tests.export.conftest import without_traces  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +65,67 @@ def test_onnx_is_checked(here, tmp_path):
     told = json.loads(result.stdout)
     assert told["kind"] == "quantized"
     assert told["checked"]["levels"] > 1000
-    assert "Checked in onnxruntime: " in run("qann", str(tmp_path)).stdout
+    assert "Checked in onnxruntime: " in describe(told)
+
+
+def test_a_spike_graph(here, tmp_path):
+    told = json.loads(run("snn", str(tmp_path / "graph"), "--format", "spike-graph", "--json").stdout)
+    assert (told["written"], told["kind"]) == (str(tmp_path / "graph"), "spike graph")
+    graph = load_spike_graph(tmp_path / "graph")
+    assert told["nodes"] == {item.name: [item.min_level, item.max_level] for item in graph.neurons}
+    assert told["operations"]["fire"] == len(graph.neurons)
+    assert sum(told["operations"].values()) == len(graph.operations)
+    text = run("snn", str(tmp_path / "graph"), "--format", "spike-graph").stdout
+    assert f"{tmp_path / 'graph'}, spike graph of a SpikeViTForImageClassification (12 nodes)." in text
+
+
+def test_affine_maps_as_nir(here, tmp_path):
+    nir = pytest.importorskip("nir", reason="needs nir: pip install 'spikezip-hf[export]'")
+    told = json.loads(run("snn", str(tmp_path / "nir"), "--format", "nir", "--json").stdout)
+    assert sorted(path.name for path in (tmp_path / "nir").iterdir()) == sorted(f"{name}.nir" for name in told["maps"])
+    assert told["unsayable"]["fire"] == len(told["nodes"])
+    assert told["unsayable"]["softmax"] == 1
+    name = "layers.0.mlp.fc1"
+    text = run("snn", str(tmp_path / "one"), "--format", "nir", "--subgraph", name).stdout
+    assert "affine maps (1) of a SpikeViTForImageClassification (12 nodes)" in text
+    assert " 12 fire, " in text
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [f"{name}.nir"]
+    weight = nir.read(tmp_path / "one" / f"{name}.nir").nodes[name].weight
+    fc1 = load_twin("snn", SpikePreTrainedModel).vit.layers[0].mlp.fc1
+    np.testing.assert_array_equal(weight, fc1.weight.detach().numpy())
+    refused = run("snn", str(tmp_path / "none"), "--format", "nir", "--subgraph", "layers.7", status=1)
+    assert "subgraph='layers.7' is no part of the network" in refused.stderr
+
+
+def test_without_the_packages_the_remedy_is_named(here, monkeypatch):
+    for package in ("nir", "onnx", "onnxscript", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, package, None)
+    for module in ("spikezip_hf.cli.export", "spikezip_hf.export.nir_graph"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    for format, source in (("nir", "snn"), ("onnx", "qann")):
+        result = run(source, "out", "--format", format, status=1)
+        assert "pip install 'spikezip-hf[export]'" in result.stderr
+        assert not (here / "out").exists()
+    run("snn", "graph", "--format", "spike-graph")  # needs none of them
 
 
 REFUSED = {
     "a step of a quantized network": (("qann", "out", "--what", "step"), "spikezip convert qann"),
-    "another format": (("qann", "out", "--format", "tflite"), "format must be one of 'onnx', 'torch'"),
+    "another format": (
+        ("qann", "out", "--format", "tflite"),
+        "format must be one of 'onnx', 'torch', 'spike-graph', 'nir'",
+    ),
     "something else": (("qann", "out", "--what", "spikes"), "what must be one of 'quantized', 'step'"),
     "frames of a quantized network": (("qann", "out", "--inputs", "frames"), 'inputs="frames" is for'),
     "a file of another format": (("qann", "out.pt2"), "has to end in .onnx"),
+    "the graph of a quantized network": (("qann", "out", "--format", "spike-graph"), "spikezip convert qann"),
+    "maps of a quantized network": (("qann", "out", "--format", "nir"), "spikezip convert qann"),
+    "a part of a graph": (
+        ("snn", "out", "--format", "spike-graph", "--what", "step"),
+        "--what is for the format onnx",
+    ),
+    "frames of maps": (("snn", "out", "--format", "nir", "--inputs", "frames"), "--inputs is for the format onnx"),
+    "one map of a file": (("snn", "out", "--subgraph", "classifier"), "--subgraph is for the format nir"),
     "nothing": (("./no/such/folder", "out"), "there is no such folder"),
 }
 

@@ -16,7 +16,7 @@ import torch
 import spikezip_hf
 from spikezip_hf.export import interpreter as interpreter_module
 from spikezip_hf.export.interpreter import CumulativeInterpreter, EventInterpreter, convolve, run
-from spikezip_hf.export.network_graph import save_spike_graph, spike_graph
+from spikezip_hf.export.network_graph import save_spike_graph, to_spike_graph
 from spikezip_hf.export.spike_graph import load_spike_graph
 from spikezip_hf.models.engines import CumulativeEngine, EventEngine
 from tests.conftest import (
@@ -24,11 +24,14 @@ from tests.conftest import (
     make_batch,
     make_images,
     make_qann,
+    make_swin_qann,
     make_text_ann,
     make_text_qann,
     make_texts,
     spiking_twin,
 )
+from tests.export.common import SWIN, VITS
+from tests.models.test_vit_variants import make_variant
 
 TOLERANCE = 1e-12
 FORMS = ("event", "cumulative")
@@ -71,7 +74,7 @@ def interpreted(graph, batch: dict, form: str, steps: int) -> dict[str, np.ndarr
 
 def assert_same_spikes(snn, batch: dict, forms=FORMS, **arguments):
     """Every neuron at every step; for the first form, which is returned, spikes, outputs and equilibrium steps too."""
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     steps = arguments.get("time_steps", snn.config.time_steps)
     for form in forms:
         expected, history = simulated(snn, batch, form, **arguments)
@@ -112,12 +115,26 @@ def test_vit(granularity, weight_bits):
     assert (done.equilibrium_step > 0).all()
 
 
+@pytest.mark.parametrize("name", VITS)
+def test_other_vits(name):
+    snn = spiking_twin(make_variant(name, torch.float64, num_hidden_layers=1), time_steps=24)
+    assert_same_spikes(snn, few(snn))
+
+
+@pytest.mark.parametrize("weight_bits", [None, 8])
+def test_swin(weight_bits):
+    qann = make_swin_qann(dtype=torch.float64, ann_fields=SWIN, weight_bits=weight_bits)
+    snn = spiking_twin(qann, time_steps=32)
+    done = assert_same_spikes(snn, few(snn))
+    assert (done.equilibrium_step > 0).all()
+
+
 def test_equilibrium_is_the_quantized_network():
     snn = vit(time_steps=32)
     batch = make_batch(snn)
     with torch.no_grad():
         logits = snn.to_quantized()(**batch).logits
-    done = run(spike_graph(snn), arrays(batch))
+    done = run(to_spike_graph(snn), arrays(batch))
     np.testing.assert_allclose(done.outputs["logits"][-1], logits.numpy(), rtol=0, atol=TOLERANCE)
 
 
@@ -179,7 +196,7 @@ def test_text_with_weights_of_eight_bits():
 def test_inputs_left_out():
     """Positions and types have their defaults, and without a mask every position holds a token."""
     snn = spiking_twin(make_text_qann("roberta", dtype=torch.float64), time_steps=24)
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     batch = make_texts(snn.config, [8, 8])
     batch["token_type_ids"].zero_()
     whole = run(graph, arrays(batch))
@@ -197,7 +214,7 @@ def test_inputs_left_out():
 def test_products_of_eight_bits_are_integers():
     """What the format document says of them: sums of integers, times one number a channel."""
     snn = vit(weight_bits=8, time_steps=32)
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     state = CumulativeInterpreter(graph, arrays(make_batch(snn)))
     for _ in range(20):
         state.step()
@@ -218,7 +235,7 @@ def test_products_of_eight_bits_are_integers():
 def test_a_network_of_float32_is_run_in_float64():
     """Its numbers are kept as they are, and the run is that of the same network in float64."""
     snn = spiking_twin(make_qann(), time_steps=32)
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     assert graph.tensors["layers.0.mlp.fc1.weight"].dtype == np.float32
     batch = make_batch(snn)
     done = run(graph, arrays(batch))
@@ -236,7 +253,7 @@ def test_convolution(groups):
 
 
 def test_bad_inputs():
-    graph = spike_graph(vit())
+    graph = to_spike_graph(vit())
     images = np.zeros((2, 3, 8, 8))
     for inputs, complaint in (
         ({}, "pixel_values is missing"),
@@ -253,7 +270,7 @@ def test_bad_inputs():
 
 
 def test_bad_texts():
-    graph = spike_graph(spiking_twin(make_text_qann("bert")))
+    graph = to_spike_graph(spiking_twin(make_text_qann("bert")))
     ids = np.full((2, 5), 3)
     with pytest.raises(ValueError, match="attention_mask must be"):
         run(graph, {"input_ids": ids, "attention_mask": np.ones((2, 4))})

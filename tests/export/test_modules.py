@@ -5,14 +5,18 @@ import torch
 
 from spikezip_hf.export import QuantizedModule, StreamingStep
 from tests.conftest import make_images, make_qann, make_text_qann, spiking_twin
-from tests.export.common import NETWORKS, clear_samples, make_quantized, make_step
+from tests.export.common import VITS, clear_samples, make_quantized, make_step
 
 T = 24
-NEURONS = {
-    "synchronous": {},
-    "layerwise": {"firing_schedule": "layerwise", "firing_window": 3},
-    "graded": {"max_spikes_per_step": 3},
-}
+LAYERWISE = {"firing_schedule": "layerwise", "firing_window": 3}
+GRADED = {"max_spikes_per_step": 3}
+STEPS = [
+    *(("vit", neurons) for neurons in ({}, LAYERWISE, GRADED)),
+    *((network, {}) for network in VITS),
+    ("swin", GRADED),
+    ("bert", LAYERWISE),
+    ("roberta", GRADED),
+]
 
 
 def simulated(snn, inputs: dict, steps: int):
@@ -34,10 +38,9 @@ def stepped(step: StreamingStep, frames: list[dict]):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("neurons", NEURONS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "neurons"), STEPS)
 def test_steps_are_the_simulation(network, neurons):
-    snn = make_step(network, **NEURONS[neurons])
+    snn = make_step(network, **neurons)
     step = StreamingStep(snn, portable=False)
     inputs = step.signature.sample(3)
     logits, levels, equilibrium = simulated(snn, inputs, T)
@@ -76,9 +79,10 @@ def test_frames_are_added_up_as_in_the_simulation():
 
 
 @torch.no_grad()
-def test_portable_steps_with_weights_of_bytes_are_the_simulation():
+@pytest.mark.parametrize("network", ["vit", "swin", *VITS])
+def test_portable_steps_with_weights_of_bytes_are_the_simulation(network):
     """All their products are of integers, but for the convolution, LayerNorm and softmax: the same operators here."""
-    snn = spiking_twin(make_quantized("vit", weight_bits=8))
+    snn = make_step(network, weight_bits=8)
     step = StreamingStep(snn)
     inputs = step.signature.sample(3)
     logits, levels, _ = simulated(snn, inputs, T)
@@ -88,8 +92,9 @@ def test_portable_steps_with_weights_of_bytes_are_the_simulation():
 
 
 @torch.no_grad()
-def test_the_quantized_module_is_the_network():
-    qann = make_quantized("vit", weight_bits=8)
+@pytest.mark.parametrize("network", ["vit", "swin", *VITS])
+def test_the_quantized_module_is_the_network(network):
+    qann = make_quantized(network, weight_bits=8)
     module = QuantizedModule(qann, output_levels=True)
     inputs = module.signature.sample(3)
     logits, levels = module(inputs)

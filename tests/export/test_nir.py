@@ -7,10 +7,11 @@ import torch
 nir = pytest.importorskip("nir")
 
 from spikezip_hf import QuantViTForImageClassification  # noqa: E402
-from spikezip_hf.export.network_graph import spike_graph  # noqa: E402
-from spikezip_hf.export.nir_graph import MAPS, SAYABLE, NIRError, nir_subgraphs, to_nir  # noqa: E402
+from spikezip_hf.export.network_graph import to_spike_graph  # noqa: E402
+from spikezip_hf.export.nir_graph import MAPS, SAYABLE, NIRError, nir_subgraphs, save_nir, to_nir  # noqa: E402
 from spikezip_hf.models.operators import Conv2d, Linear  # noqa: E402
-from tests.conftest import make_ann, make_batch, make_qann, make_text_qann, spiking_twin  # noqa: E402
+from tests.conftest import make_ann, make_batch, make_qann, make_swin_qann, make_text_qann, spiking_twin  # noqa: E402
+from tests.export.common import make_step  # noqa: E402
 
 
 def evaluate(graph, x: np.ndarray) -> np.ndarray:
@@ -54,10 +55,10 @@ def test_maps_through_a_file(weight_bits, tmp_path):
     assert kinds == ({"Conv2d", "Affine"} if weight_bits is None else {"Conv2d", "Affine", "Linear"})
 
 
-@pytest.mark.parametrize("make", [make_qann, lambda: make_text_qann("bert"), lambda: make_text_qann("roberta")])
+@pytest.mark.parametrize("make", [make_qann, make_swin_qann, lambda: make_text_qann("bert")])
 def test_no_two_of_them_meet(make):
     """So that one map is the most that NIR can say of these: whatever is next to it, it has no word for."""
-    graph = spike_graph(spiking_twin(make()))
+    graph = to_spike_graph(spiking_twin(make()))
     kinds = {operation.name: operation.kind for operation in graph.operations}
     for operation in graph.operations:
         for name in operation.inputs:
@@ -69,7 +70,7 @@ def test_the_rest_is_refused_by_name():
     snn = spiking_twin(make_qann())
     with pytest.raises(NIRError, match=r"22 fire \(embeddings.patch_embeddings.node, ...\)") as caught:
         to_nir(snn)
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     unsayable = {"fire", "softmax", "layer_norm", "matmul", "static"}
     refused = {operation.name: operation.kind for operation in graph.operations if operation.kind in unsayable}
     assert refused.items() <= caught.value.refused.items()
@@ -77,6 +78,22 @@ def test_the_rest_is_refused_by_name():
     for kind in unsayable:
         assert f" {kind} (" in str(caught.value)
     assert "subgraph='embeddings.patch_embeddings.projection' and 13 others" in str(caught.value)
+
+
+def test_files_of_all_maps_or_of_one(tmp_path):
+    snn = make_step("swin")
+    maps, refused = save_nir(snn, tmp_path / "all")
+    assert maps == list(nir_subgraphs(snn))
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == sorted(f"{name}.nir" for name in maps)
+    read = nir.read(tmp_path / "all" / "encoder.layers.0.downsample.reduction.nir")
+    weight = snn.swin.encoder.layers[0].downsample.reduction.weight.detach().numpy()
+    np.testing.assert_array_equal(read.nodes["encoder.layers.0.downsample.reduction"].weight, weight)
+    assert {"fire", "roll", "pad", "mean"} <= set(refused.values())
+    assert save_nir(snn, tmp_path / "one", "classifier") == (["classifier"], refused)
+    assert [path.name for path in (tmp_path / "one").iterdir()] == ["classifier.nir"]
+    with pytest.raises(NIRError, match=r"'layers.7' is no part of the network"):
+        save_nir(snn, tmp_path / "none", "layers.7")
+    assert not (tmp_path / "none").exists()
 
 
 def test_subgraph_by_its_path():

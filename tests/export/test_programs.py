@@ -11,7 +11,7 @@ from tests.export.common import clear_samples, make_quantized, make_step
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", ["vit", "bert"])
+@pytest.mark.parametrize("network", ["swin", "mean, norm behind", "bert"])
 def test_a_program_takes_any_batch_and_length(network):
     qann = make_quantized(network)
     program = export_program(qann)
@@ -87,7 +87,7 @@ def runner(module, change=lambda node, levels: levels):
     return run
 
 
-@pytest.mark.parametrize("network", ["vit", "bert"])
+@pytest.mark.parametrize("network", ["vit", "swin", "bert"])
 def test_the_check_finds_the_same_network_right(network):
     qann = make_quantized(network)
     module = programs.QuantizedModule(qann, output_levels=True)

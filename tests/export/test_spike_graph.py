@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from safetensors.numpy import load_file, save
 from torch import nn
 
 from spikezip_hf import QuantViTForImageClassification
-from spikezip_hf.export.network_graph import merged, save_spike_graph, spike_graph
+from spikezip_hf.export import spike_graph as loader
+from spikezip_hf.export.network_graph import merged, save_spike_graph, to_spike_graph
 from spikezip_hf.export.spike_graph import GRAPH_FILE, KINDS, TENSORS_FILE, SpikeGraphError, load_spike_graph
 from spikezip_hf.export.tracing import Recorder, Traced, TracingEngine, UntraceableError
 from spikezip_hf.models.operators import Conv2d, Linear
@@ -31,7 +34,7 @@ def saved(snn, tmp_path):
 
 
 def test_round_trip(snn, saved):
-    graph, loaded = spike_graph(snn), load_spike_graph(saved)
+    graph, loaded = to_spike_graph(snn), load_spike_graph(saved)
     assert sorted(path.name for path in saved.iterdir()) == [GRAPH_FILE, TENSORS_FILE]
     for name, value in vars(graph).items():
         if name != "tensors":
@@ -43,7 +46,7 @@ def test_round_trip(snn, saved):
 
 
 def test_every_parameter_is_in_it_once(snn):
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     prefix = f"{snn.base_model_prefix}."
     parameters = {name.removeprefix(prefix): x for name, x in snn.named_parameters()}
     scales = {name: x for name, x in parameters.items() if name.endswith(".scale")}
@@ -54,7 +57,7 @@ def test_every_parameter_is_in_it_once(snn):
 
 
 def test_neurons(snn):
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     by_name = {item.name: item for item in graph.neurons}
     assert list(by_name) == [node.name for node in snn.nodes]
     hidden = by_name["layers.1.mlp.hidden_node"]
@@ -68,7 +71,7 @@ def test_neurons(snn):
 
 
 def test_texts_of_any_length():
-    graph = spike_graph(spiking_twin(make_text_qann("bert")))
+    graph = to_spike_graph(spiking_twin(make_text_qann("bert")))
     by_name = {operation.name: operation for operation in graph.operations}
     probs = by_name["encoder.layer.0.attention.self.probs_node"]
     assert probs.shape == ["batch", 4, "length", "length"]
@@ -81,13 +84,13 @@ def test_texts_that_are_too_short():
     snn = spiking_twin(make_text_qann("bert"))
     snn.config.max_position_embeddings = 3
     with pytest.raises(UntraceableError, match="at most 3 tokens"):
-        spike_graph(snn)
+        to_spike_graph(snn)
 
 
 def test_weights_of_eight_bits():
     qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=16, weight_bits=8)
     qann.calibrate([make_batch(qann)])
-    graph = spike_graph(spiking_twin(qann))
+    graph = to_spike_graph(spiking_twin(qann))
     maps = [operation for operation in graph.operations if operation.kind in ("linear", "conv2d")]
     assert len(maps) == 14
     modules = {module.name: module for module in qann.modules() if isinstance(module, Linear | Conv2d)}
@@ -109,7 +112,7 @@ def test_nothing_is_left_of_a_save_that_fails(snn, tmp_path, monkeypatch):
 def test_other_models_are_refused():
     qann = make_qann()
     with pytest.raises(TypeError, match=r"got QuantViTForImageClassification: convert .* from_quantized"):
-        spike_graph(qann)
+        to_spike_graph(qann)
 
 
 # What a network may do between two primitives.
@@ -129,6 +132,13 @@ def traced(function, *shapes, start="static", batches=(2, 3)):
         function(engine, *(engine.static(x) if start == "static" else x for x in inputs))
         passes.append(recorder.trace)
     return merged(*passes, SIZES)
+
+
+def test_the_document_has_every_kind():
+    lines = Path(loader.__file__).with_name("SPIKE_GRAPH.md").read_text(encoding="utf-8").splitlines()
+    headings = {word for line in lines if line.startswith("## ") for word in re.findall(r"\w+", line)}
+    rows = {word for line in lines if line.startswith("| `") for word in re.findall("`(.+?)`", line.split("|")[1])}
+    assert set(KINDS) <= headings | rows
 
 
 def test_windows_of_an_image():

@@ -448,26 +448,45 @@ def webapp(
 @guarded
 def export(
     model: Model,
-    output: Annotated[Path, typer.Argument(help="File to write, or a folder for model.onnx or model.pt2 in it.")],
-    format: Annotated[str, typer.Option(help="onnx, or torch (a program of torch.export, .pt2).")] = "onnx",
+    output: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write, or a folder for model.onnx or model.pt2 in it; of spike-graph and nir a folder."
+        ),
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="onnx; torch (a program of torch.export, .pt2); spike-graph, the spiking network as data, for "
+            "simulators of hardware; nir, its affine maps, one file each, which is all that NIR has words for."
+        ),
+    ] = "onnx",
     what: Annotated[
         str | None,
-        typer.Option(help="quantized, or step: one step of the spiking network. Default: what the checkpoint holds."),
+        typer.Option(
+            help="Of onnx and torch: quantized, or step: one step of the spiking network. Default: what the "
+            "checkpoint holds."
+        ),
     ] = None,
     inputs: Annotated[
-        str, typer.Option(help="Of a step: static, the whole input each time; frames, what arrives in it.")
-    ] = "static",
+        str | None,
+        typer.Option(
+            help="Of a step: static, the whole input each time; frames, what arrives in it. [default: static]"
+        ),
+    ] = None,
+    subgraph: Annotated[str | None, typer.Option(help="Of nir: path of one affine map. Default: all.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a network for other runtimes: the quantized one, or one step of the spiking one, its state in and out.
+    """Write a network for other runtimes: the quantized one, or one step of the spiking one, its state in and out; or
+    the whole spiking one as data.
 
-    An ONNX file is checked in onnxruntime, node by node, before it is put where it belongs. Needs
+    An ONNX file is checked in onnxruntime, node by node, before it is put where it belongs. ONNX and NIR need
     pip install 'spikezip-hf[export]'.
     """
     from spikezip_hf.cli.export import export
 
     with only_json(as_json):
-        answer, text = export(model, output, format, what, inputs)
+        answer, text = export(model, output, format, what=what, inputs=inputs, subgraph=subgraph)
     say(answer, as_json, text)
 
 

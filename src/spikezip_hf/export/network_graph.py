@@ -8,11 +8,7 @@ import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from ..files import write_json
-from ..models.checkpoint_files import moved_in_whole
-from ..models.modeling_quantization import SpikePreTrainedModel
-from ..models.version import __version__
-from .spike_graph import (
+from spikezip_hf.export.spike_graph import (
     BATCH,
     CURRENT,
     GRAPH_FILE,
@@ -25,7 +21,20 @@ from .spike_graph import (
     SpikeGraph,
     sha256_of,
 )
-from .tracing import BATCHES, LENGTHS, Recorder, Trace, Traced, TracingEngine, UntraceableError, plain
+from spikezip_hf.export.tracing import (
+    BATCHES,
+    LENGTHS,
+    Recorder,
+    Trace,
+    Traced,
+    TracingEngine,
+    UntraceableError,
+    plain,
+)
+from spikezip_hf.files import write_json
+from spikezip_hf.models.checkpoint_files import moved_in_whole
+from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
+from spikezip_hf.models.version import __version__
 
 
 def save_spike_graph(snn: SpikePreTrainedModel, folder: str | os.PathLike) -> SpikeGraph:
@@ -35,17 +44,17 @@ def save_spike_graph(snn: SpikePreTrainedModel, folder: str | os.PathLike) -> Sp
         What was written.
 
     Raises:
-        TypeError, ValueError: as `spike_graph`.
+        TypeError, ValueError: as `to_spike_graph`.
         NotADirectoryError: `folder` is a file.
     """
-    graph = spike_graph(snn)
+    graph = to_spike_graph(snn)
     with moved_in_whole(folder) as aside:
         save_file(graph.tensors, aside / TENSORS_FILE)
         write_json(aside / GRAPH_FILE, graph.to_dict(sha256_of(aside / TENSORS_FILE)))
     return graph
 
 
-def spike_graph(snn: SpikePreTrainedModel) -> SpikeGraph:
+def to_spike_graph(snn: SpikePreTrainedModel) -> SpikeGraph:
     """The spike graph of a spiking model.
 
     Raises:

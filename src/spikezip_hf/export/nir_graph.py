@@ -11,26 +11,29 @@ closed list of nodes, and files with any other cannot be read. It has no word fo
 - **products of two signals** (`matmul`, SESA), **softmax**, **LayerNorm**, **tanh**, currents that come once
   (`static`), and changes of order and shape other than flattening.
 
-Each product of these networks stands between neurons, so that every affine map is a graph of its own: in ViT, BERT and
-RoBERTa none meets another, or a residual addition, without something between that NIR cannot say. (The mean of two
-heads, as DeiT has them, it could say; here they are two graphs.) Such a graph is good for carrying weights into a tool
-that reads NIR, layer by layer, or for checking its linear algebra. It is no spiking network; that is in the spike
-graph (`SPIKE_GRAPH.md`).
+Each product of these networks stands between neurons, so that every affine map is a graph of its own: in ViT, Swin,
+BERT and RoBERTa none meets another, or a residual addition, without something between that NIR cannot say. (The mean
+of two heads, as DeiT has them, it could say; here they are two graphs.) Such a graph is good for carrying weights into
+a tool that reads NIR, layer by layer, or for checking its linear algebra. It is no spiking network; that is in the
+spike graph (`SPIKE_GRAPH.md`).
 
 A map is y = W x + b on accumulated values. On the spikes of one step it is W x alone, and b is a current that comes
 once, at the first step.
 """
 
+import os
+
 import numpy as np
 
-from ..models.modeling_quantization import SpikePreTrainedModel
-from .network_graph import spike_graph
-from .spike_graph import CURRENT, Operation, SpikeGraph
+from spikezip_hf.export.network_graph import to_spike_graph
+from spikezip_hf.export.spike_graph import CURRENT, Operation, SpikeGraph
+from spikezip_hf.models.checkpoint_files import moved_in_whole
+from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 
 try:
     import nir
 except ImportError as error:
-    raise ImportError("Writing NIR needs its package: pip install nir.") from error
+    raise ImportError("Writing NIR needs its package: pip install 'spikezip-hf[export]'.") from error
 
 MAPS = ("linear", "conv2d")
 SAYABLE = (*MAPS, "add", "scale")  # add: two edges into one node
@@ -60,30 +63,71 @@ def to_nir(snn: SpikePreTrainedModel, subgraph: str | None = None) -> nir.NIRGra
 
     Raises:
         NIRError: it has parts that NIR has no word for; the message names them by kind, `refused` has all.
-        ValueError, TypeError: as `spike_graph`.
+        ValueError, TypeError: as `to_spike_graph`.
     """
-    graph = spike_graph(snn)
-    operations = {operation.name: operation for operation in graph.operations if operation.phase == CURRENT}
+    graph = to_spike_graph(snn)
     if subgraph is None:
-        refused = {name: operation.kind for name, operation in operations.items() if operation.kind not in SAYABLE}
+        refused = unsayable(graph)
         raise NIRError(f"NIR has no word for {counted(refused)}. {remedy(graph)}", refused)
-    if subgraph not in operations:
-        raise NIRError(f"subgraph={subgraph!r} is no part of the network. {remedy(graph)}", {})
-    operation = operations[subgraph]
-    if operation.kind not in MAPS:
-        refused = {subgraph: operation.kind}
-        raise NIRError(f"subgraph={subgraph!r} is {operation.kind}, and no affine map. {remedy(graph)}", refused)
-    return as_nir(graph, operation)
+    return as_nir(graph, map_named(graph, subgraph))
 
 
 def nir_subgraphs(snn: SpikePreTrainedModel) -> dict[str, nir.NIRGraph]:
     """Every affine map of a network, {path: graph}, in network order.
 
     Raises:
-        ValueError, TypeError: as `spike_graph`.
+        ValueError, TypeError: as `to_spike_graph`.
     """
-    graph = spike_graph(snn)
-    return {operation.name: as_nir(graph, operation) for operation in graph.operations if operation.kind in MAPS}
+    graph = to_spike_graph(snn)
+    return {operation.name: as_nir(graph, operation) for operation in maps_of(graph)}
+
+
+def save_nir(
+    snn: SpikePreTrainedModel, folder: str | os.PathLike, subgraph: str | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Write affine maps to `folder`, each as `PATH.nir`, all or none.
+
+    Args:
+        subgraph: path of one to write; None for all.
+
+    Returns:
+        Their paths in the network, in its order; and {operation: kind} of what NIR has no word for.
+
+    Raises:
+        NIRError: `subgraph` is no affine map.
+        ValueError, TypeError: as `to_spike_graph`.
+        NotADirectoryError: `folder` is a file.
+    """
+    graph = to_spike_graph(snn)
+    maps = maps_of(graph) if subgraph is None else [map_named(graph, subgraph)]
+    with moved_in_whole(folder) as aside:
+        for operation in maps:
+            nir.write(aside / f"{operation.name}.nir", as_nir(graph, operation))
+    return [operation.name for operation in maps], unsayable(graph)
+
+
+def maps_of(graph: SpikeGraph) -> list[Operation]:
+    return [operation for operation in graph.operations if operation.kind in MAPS]
+
+
+def map_named(graph: SpikeGraph, path: str) -> Operation:
+    """The affine map of this path.
+
+    Raises:
+        NIRError: there is none.
+    """
+    operation = {item.name: item for item in graph.operations}.get(path)
+    if operation is None:
+        raise NIRError(f"subgraph={path!r} is no part of the network. {remedy(graph)}", {})
+    if operation.kind not in MAPS:
+        message = f"subgraph={path!r} is {operation.kind}, and no affine map. {remedy(graph)}"
+        raise NIRError(message, {path: operation.kind})
+    return operation
+
+
+def unsayable(graph: SpikeGraph) -> dict[str, str]:
+    """{operation: kind} of what is done in each step and NIR has no word for."""
+    return {item.name: item.kind for item in graph.operations if item.phase == CURRENT and item.kind not in SAYABLE}
 
 
 def counted(refused: dict[str, str]) -> str:
@@ -96,9 +140,9 @@ def counted(refused: dict[str, str]) -> str:
 
 
 def remedy(graph: SpikeGraph) -> str:
-    maps = [operation.name for operation in graph.operations if operation.kind in MAPS]
+    maps = maps_of(graph)
     return (
-        f"It can say the affine maps, one at a time: subgraph={maps[0]!r} and {len(maps) - 1} others, see "
+        f"It can say the affine maps, one at a time: subgraph={maps[0].name!r} and {len(maps) - 1} others, see "
         "nir_subgraphs. The whole network is what save_spike_graph writes."
     )
 

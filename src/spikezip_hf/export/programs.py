@@ -16,7 +16,7 @@ from spikezip_hf.hub.results import network_digest
 from spikezip_hf.models.checkpoint_files import moved_in_whole
 from spikezip_hf.models.checkpoints import plain_class
 from spikezip_hf.models.configuration_quantization import check_choice
-from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
+from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 from spikezip_hf.models.version import __version__
 
 KINDS = ("quantized", "step")
@@ -77,24 +77,30 @@ def check_program(program: ExportedProgram, module: QuantizedModule | StreamingS
         raise ExportError("The exported program does not give what the network does.")
 
 
-def facts(model: TwinPreTrainedModel, module: QuantizedModule | StreamingStep) -> dict[str, Any]:
-    """What whoever is given an exported file should know of it."""
+def network_facts(model: TwinPreTrainedModel, kind: str) -> dict[str, Any]:
+    """What whoever is given an exported network should know of it, in any format."""
     config = model.config
     told = {
         "version": __version__,
-        "kind": "step" if isinstance(module, StreamingStep) else "quantized",
+        "kind": kind,
         "network": plain_class(type(model)).__name__,
         "network_digest": network_digest(model),
         "quantization_levels": config.quantization_levels,
         "weight_bits": config.weight_bits,
         "nodes": {node.name: [node.min_level, node.max_level] for node in model.nodes},
     }
-    if isinstance(module, StreamingStep):
-        fields = ("time_steps", "max_spikes_per_step", "firing_schedule")
-        told.update({name: getattr(config, name) for name in fields}, inputs=module.inputs)
-    if module.signature.output == "logits":
+    if isinstance(model, SpikePreTrainedModel):
+        told.update({name: getattr(config, name) for name in ("time_steps", "max_spikes_per_step", "firing_schedule")})
+    if model is not model.base_model:
         told["labels"] = config.id2label
     return told
+
+
+def facts(model: TwinPreTrainedModel, module: QuantizedModule | StreamingStep) -> dict[str, Any]:
+    """The same of a module's graph."""
+    if isinstance(module, StreamingStep):
+        return {**network_facts(model, "step"), "inputs": module.inputs}
+    return network_facts(model, "quantized")
 
 
 def export_torch(

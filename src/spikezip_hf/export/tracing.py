@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..models.engines import QuantEngine
-from ..models.operators import Conv2d, LayerNorm, Linear, Softmax, Tanh
-from ..models.quantization import LSQQuantizer
-from ..models.rows import nested
-from .spike_graph import CURRENT, STATIC, Operation
+from spikezip_hf.export.spike_graph import CURRENT, STATIC, Operation
+from spikezip_hf.models.engines import QuantEngine
+from spikezip_hf.models.operators import Conv2d, LayerNorm, Linear, Softmax, Tanh
+from spikezip_hf.models.quantization import LSQQuantizer
+from spikezip_hf.models.rows import nested
 
 BATCHES, LENGTHS = (2, 3), (6, 7)
 
@@ -258,6 +258,8 @@ def rule_reduce(kind: str):
 def rule_pad(x, pad, mode="constant", value=None):
     if mode != "constant" or value or min(pad) < 0:
         raise no_word("pad() by other than zeros beside")
+    if not any(pad):
+        return x
     pairs = [list(pair) for pair in zip(pad[::2], pad[1::2])][::-1]  # torch names them from the last axis on
     return "pad", [x], {"pads": [[0, 0]] * (x.dim() - len(pairs)) + pairs}
 
