@@ -120,6 +120,11 @@ def attention_of_head(config, probs: torch.Tensor) -> torch.Tensor:
     return probs[..., 0, :]
 
 
+def within_windows(config) -> bool:
+    """Whether a network attends within windows, as Swin does, so that there is no attention over the whole image."""
+    return hasattr(config, "window_size")
+
+
 def attention_nodes(model: SpikePreTrainedModel) -> list[str]:
     """Names of the nodes of attention probabilities, (heads, N, N) each, from the first layer to the last."""
     return [module.probs_node.name for module in model.modules() if isinstance(module, SelfAttentionCore)]
