@@ -4,8 +4,12 @@ import pytest
 import torch
 
 from spikezip_hf import SpikeViTModel
+from spikezip_hf.analysis.answers import answers
 from spikezip_hf.analysis.closeup import attention_nodes, close_up
+from spikezip_hf.analysis.confidence import Courses
+from spikezip_hf.analysis.costs import simulation_costs
 from spikezip_hf.analysis.recording import record
+from spikezip_hf.models.configuration_quantization import pair
 from tests.conftest import make_batch, make_images, make_qann, make_text_qann, make_texts, spiking_twin
 
 NETWORKS = ("vit", "bert", "roberta")
@@ -201,3 +205,21 @@ def test_refusals():
         close_up(snn, one_of(batch), ["nowhere"])
     with pytest.raises(ValueError, match="batch must be of one"):
         close_up(snn, batch, snn.node_names[:1])
+
+
+def test_images_of_another_size():
+    qann, snn = twins("vit")
+    height, width = pair(qann.config.image_size)
+    pixels = torch.randn(3, 3, height + 7, width * 2, generator=torch.Generator().manual_seed(0))
+    batch = {"pixel_values": pixels, "interpolate_pos_encoding": True}
+    logits = qann(**batch).logits
+    recording = record(snn, [batch])
+    assert bool(recording.exact.all())
+    assert torch.equal(recording.logits_per_step[:, -1], logits)
+    assert answers(snn, batch, 200)["prediction"] == logits.argmax(-1).tolist()
+    assert torch.equal(Courses.of(snn, [batch]).predictions[:, -1], logits.argmax(-1))
+    one = {**batch, "pixel_values": batch["pixel_values"][:1]}
+    seen = close_up(snn, one, attention_nodes(snn)[-1:])
+    assert torch.equal(seen.levels[attention_nodes(snn)[-1]][-1], seen.expected_levels[attention_nodes(snn)[-1]])
+    assert list(seen.inputs) == ["pixel_values"]
+    assert simulation_costs(snn, one, [4], most_steps=200, executions=["cumulative"], repeats=1)["table"]

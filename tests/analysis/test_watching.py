@@ -11,7 +11,7 @@ from spikezip_hf import SpikeViTModel
 from spikezip_hf.analysis import frames, watching
 from spikezip_hf.analysis.closeup import CloseUp, close_up
 from spikezip_hf.analysis.recording import record
-from spikezip_hf.analysis.report import patch_figures
+from spikezip_hf.analysis.report import close_figures, patch_figures
 from spikezip_hf.analysis.watching import Watched, Watcher
 from tests.conftest import make_qann, make_text_qann, spiking_twin
 from tests.models.test_vit_variants import make_variant
@@ -118,6 +118,8 @@ def test_maps_of_other_vits_are_of_their_patches(name):
     seen = close_up(watcher.model, watched.seen.inputs, watcher.model.node_names)
     attention = seen.values(watched.attention_node), seen.expected_values(watched.attention_node)
     assert set(patch_figures(qann.config, seen, picture, *attention, distance)) == {"image", "heads"}
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    assert {"image", "heads"} <= set(close_figures(watcher.model, seen, None, picture))
 
 
 def test_tables(seen):

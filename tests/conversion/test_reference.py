@@ -254,6 +254,8 @@ def change(**changes):
         (change(norm__1__s=torch.tensor(0.0)), r"norm.1.s = 0: no usable scale"),
         (change(norm__1__s=torch.tensor(float("nan"))), r"norm.1.s: not finite"),
         (change(head__bias=torch.full((5,), float("inf"))), "head.bias: not finite"),
+        (change(norm__1__pos_max=torch.ones(2), norm__1__neg_min=torch.tensor(-8.0)), r"norm.1.pos_max is \[1"),
+        (change(norm__1__pos_max=torch.tensor(float("nan")), norm__1__neg_min=torch.zeros(())), r"1.pos_max is nan"),
         (change(pos_embed=torch.ones(1, 6, 32)), "no square: give image_size"),
         (lambda state: {f"x.{name}": tensor for name, tensor in state.items()}, "no layout that is known"),
         (lambda state: {n: t for n, t in state.items() if n[-2:] != ".s"}, "quantize it with from_ann"),
@@ -300,6 +302,9 @@ def test_files_that_are_none(tmp_path):
     (tmp_path / "cut.pth").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="cannot be read as a file of torch"):
         read_reference(tmp_path / "cut.pth", 16)
+    (tmp_path / "cut.safetensors").write_bytes(whole[:20])
+    with pytest.raises(ValueError, match="cannot be read as a safetensors file"):
+        read_reference(tmp_path / "cut.safetensors", 16)
 
 
 def test_wrong_levels_look_odd(tmp_path):

@@ -432,8 +432,8 @@ class TestAnalysis:
         write_report(tmp_path / "report", snn, recording, seen=seen, picture=torch.rand(16, 16, 3))
         drawn = {path.stem for path in (tmp_path / "report" / "figures").iterdir()}
         assert "raster" in drawn
-        assert not {name for name in drawn if "attention" in name or "patch" in name}
-        with pytest.raises(ValueError, match="SpikeSwinForImageClassification has no class token"):
+        assert not {"image", "heads"} & drawn
+        with pytest.raises(ValueError, match="SpikeSwinForImageClassification attends within windows"):
             Watcher(snn, ViTImageProcessor())
 
     def test_card(self, qann):
@@ -466,6 +466,11 @@ class TestErrors:
     def test_window_size_cannot_change(self):
         with pytest.raises(ValueError, match="window_size of the network to convert is 4"):
             QuantSwinForImageClassification.from_ann(make_swin_ann(), window_size=2)
+
+    def test_fields_of_other_networks_are_refused(self):
+        for field, value in (("use_class_token", True), ("pooling", "mean")):
+            with pytest.raises(ValueError, match=f"{field}: no such field in QuantSwinConfig"):
+                QuantSwinForImageClassification.from_ann(make_swin_ann(), **{field: value})
 
     def test_default_drop_path_is_transformers_own(self):
         assert QuantSwinConfig().drop_path_rate == SwinConfig().drop_path_rate

@@ -26,7 +26,9 @@ def answers(model, batch: Mapping[str, torch.Tensor], time_steps: int | None = N
     Raises:
         ValueError: the model gives no logits (B, classes).
     """
-    inputs = {name: value.to(model.device) for name, value in batch.items()}
+    inputs = {
+        name: value.to(model.device) if isinstance(value, torch.Tensor) else value for name, value in batch.items()
+    }
     found: dict[str, Any] = {"label": inputs.pop("labels")} if "labels" in inputs else {}
     if time_steps is None:
         logits = model(**inputs, return_dict=True).get("logits")

@@ -81,8 +81,9 @@ def close_up(
     check_classifier(model)
     if unknown := sorted(set(nodes) - set(model.node_names)):
         raise ValueError(f"nodes: this network has no {unknown[0]}; see model.node_names.")
-    inputs = {name: value.to(model.device) for name, value in inputs.items() if name != "labels"}
-    if any(len(value) != 1 for value in inputs.values()):
+    inputs = model.inputs_of(inputs)
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    if any(len(value) != 1 for value in tensors.values()):
         raise ValueError("inputs: one sample is looked at closely, so the batch must be of one.")
     watch = Watch(kept=nodes)
     with watch.of(model):
@@ -99,7 +100,7 @@ def close_up(
     thresholds = {node.name: node.threshold(model.dtype).cpu() for node in model.nodes if node.name in nodes}
     levels = {name: torch.cat(parts)[:steps] for name, parts in watch.levels.items()}
     return CloseUp(
-        inputs={name: value.cpu() for name, value in inputs.items()},
+        inputs={name: value.cpu() for name, value in tensors.items()},
         levels=levels,
         thresholds=thresholds,
         expected_levels={name: recorder.levels[name][0].to("cpu", levels[name].dtype) for name in nodes},
@@ -117,6 +118,11 @@ def attention_of_head(config, probs: torch.Tensor) -> torch.Tensor:
     if getattr(config, "pooling", "class_token") == "mean":
         return probs[..., config.prefix_tokens :, :].mean(-2)
     return probs[..., 0, :]
+
+
+def within_windows(config) -> bool:
+    """Whether a network attends within windows, as Swin does, so that there is no attention over the whole image."""
+    return hasattr(config, "window_size")
 
 
 def attention_nodes(model: SpikePreTrainedModel) -> list[str]:

@@ -54,9 +54,10 @@ class Courses:
         time_steps = model.config.time_steps if time_steps is None else time_steps
         found: dict[str, list[torch.Tensor]] = {"margins": [], "predictions": [], "last": [], "labels": []}
         for batch in tqdm(batches, desc="simulating", unit="batch"):
-            inputs = {name: value.to(model.device) for name, value in batch.items()}
-            labels = inputs.pop("labels", None)
-            run = model.trajectory(**inputs, time_steps=time_steps, output_time_steps=True, stop="equilibrium")
+            labels = batch.get("labels")
+            run = model.trajectory(
+                **model.inputs_of(batch), time_steps=time_steps, output_time_steps=True, stop="equilibrium"
+            )
             assert run.equilibrium_step is not None
             found["margins"].append(margin(run.per_step).cpu())
             found["predictions"].append(run.per_step.argmax(-1).cpu())

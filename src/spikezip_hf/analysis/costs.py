@@ -90,7 +90,7 @@ def simulation_costs(
     for execution in executions:
         if execution not in EXECUTIONS:
             raise ValueError(f"executions must be of {', '.join(EXECUTIONS)}, got {execution!r}.")
-    inputs = {name: value.to(snn.device) for name, value in inputs.items() if name != "labels"}
+    inputs = snn.inputs_of(inputs)
     qann = snn.to_quantized().eval()
     settings = [
         (execution, steps, stop)

@@ -164,7 +164,7 @@ def record(
     check_twins(twin, model)
     parts: dict[str, list[torch.Tensor]] = {}
     for batch in tqdm(batches, desc="simulating", unit="batch"):
-        inputs = {name: value.to(model.device) for name, value in batch.items() if name != "labels"}
+        inputs = model.inputs_of(batch)
         watch = Watch()
         with watch.of(model):
             run = model.trajectory(

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from spikezip_hf.analysis import figures
-from spikezip_hf.analysis.closeup import CloseUp, attention_nodes, attention_of_head
+from spikezip_hf.analysis.closeup import CloseUp, attention_nodes, attention_of_head, within_windows
 from spikezip_hf.analysis.energy import EnergyReport
 from spikezip_hf.analysis.energy_account import account, part_table
 from spikezip_hf.analysis.page import MARK, OPTIONAL_TABLES, html
@@ -219,7 +219,7 @@ def close_figures(
     attention, context = attention_nodes(model)[-1], context_node(model.node_names)
     distance = (seen.levels[context].float() - seen.expected_levels[context]).abs().mean(-1)
     probs = seen.values(attention), seen.expected_values(attention)
-    if picture is not None and getattr(model.config, "use_class_token", True):  # it is what attention is drawn of
+    if picture is not None and not within_windows(model.config):
         drawn |= patch_figures(model.config, seen, picture, *probs, distance)
     elif tokens is not None:
         mask = seen.inputs.get("attention_mask")

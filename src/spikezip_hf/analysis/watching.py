@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from spikezip_hf.analysis.closeup import CloseUp, attention_nodes, attention_of_head, close_up
+from spikezip_hf.analysis.closeup import CloseUp, attention_nodes, attention_of_head, close_up, within_windows
 from spikezip_hf.analysis.recording import check_classifier
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.loading import is_text
@@ -192,7 +192,7 @@ class Watcher:
         max_length: most tokens of a text; the network's own limit holds, too.
 
     Raises:
-        ValueError: the model is no such classifier or has no class token, or a number is no positive integer.
+        ValueError: the model is no such classifier or attends within windows, or a number is no positive integer.
     """
 
     def __init__(self, model: TwinPreTrainedModel, processor: Any, time_steps: int = 512, max_length: int = 128):
@@ -205,10 +205,10 @@ class Watcher:
             self.model = spiking_class(type(model)).from_quantized(model, time_steps=time_steps)
             check_classifier(self.model)
             self.twin = model
-        if not getattr(model.config, "use_class_token", True):
+        if within_windows(model.config):
             raise ValueError(
-                f"{type(model).__name__} has no class token, whose attention is shown here: look at it with "
-                "`spikezip report`."
+                f"{type(model).__name__} attends within windows, and maps of the whole image are shown here: look at "
+                "it with `spikezip report`."
             )
         self.processor = processor
         self.time_steps = time_steps

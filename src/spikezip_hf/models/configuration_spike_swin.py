@@ -2,7 +2,7 @@
 """Configurations of the quantized and of the spiking Swin: transformers' SwinConfig and the fields of this library."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import SwinConfig
@@ -17,8 +17,6 @@ class SwinFields:
     `drop_path_rate` is SwinConfig's own, default and meaning: from 0 in the first block to this in the last.
     `encoder_stride` and `out_features` are kept, and without effect: they are for classes that are not here.
     """
-
-    use_class_token: ClassVar[bool] = False
 
     hidden_act: str = "relu"
     drop_path_rate: float | int = 0.1

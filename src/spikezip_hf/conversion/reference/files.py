@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 # Under which the training scripts of the reference, and others, keep the weights of a whole training.
@@ -43,7 +44,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file.")
     if path.suffix == ".safetensors":
-        return Checkpoint(load_file(path), {}, {})
+        try:
+            return Checkpoint(load_file(path), {}, {})
+        except SafetensorError as error:
+            raise ValueError(f"{path} cannot be read as a safetensors file: {error}.") from error
     content = load_plain(path)
     if not isinstance(content, Mapping):
         raise ValueError(f"{path} holds a {type(content).__name__}, and no state dict.")

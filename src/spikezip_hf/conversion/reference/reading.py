@@ -144,10 +144,21 @@ def without_bounds(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Te
     for name in tensors:
         path = name.removesuffix(".s")
         if name.endswith(".s") and all(f"{path}.{bound}" in tensors for bound in BOUNDS):
-            largest, smallest = (int(tensors[f"{path}.{bound}"]) for bound in BOUNDS)
+            largest, smallest = (whole_number(f"{path}.{bound}", tensors[f"{path}.{bound}"]) for bound in BOUNDS)
             bounds[path] = (smallest, largest)
     beside = {f"{path}.{bound}" for path in bounds for bound in BOUNDS}
     return {name: tensor for name, tensor in tensors.items() if name not in beside}, bounds
+
+
+def whole_number(name: str, tensor: torch.Tensor) -> int:
+    """A bound of a quantizer.
+
+    Raises:
+        ValueError: it is no whole number; names it.
+    """
+    if tensor.numel() != 1 or not float(tensor).is_integer():
+        raise ValueError(f"{name} is {tensor.tolist()}: a quantizer's bound has to be one whole number.")
+    return int(tensor)
 
 
 def check_training(settings: dict[str, Any]) -> None:
