@@ -248,3 +248,8 @@ class TestDeiT:
     def test_gelu(self):
         with pytest.raises(ValueError, match="is GELUActivation; only ReLU"):
             QuantViTForImageClassification.from_ann(self.make(hidden_act="gelu"))
+
+
+def test_drop_path_goes_on_in_the_quantized_network():
+    qann = QuantViTForImageClassification.from_ann(make_timm("regularized"))
+    assert qann.config.drop_path_rate == 0.2

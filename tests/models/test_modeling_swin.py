@@ -31,6 +31,7 @@ from spikezip_hf.analysis.operations import count_operations
 from spikezip_hf.analysis.recording import record
 from spikezip_hf.conversion.calibration import FloatEngine
 from spikezip_hf.hub.card_text import outline, size
+from spikezip_hf.hub.results import network_digest
 from spikezip_hf.kernels import native
 from spikezip_hf.loading import is_text
 from spikezip_hf.models import kernels
@@ -370,6 +371,17 @@ class TestTraining:
 
 
 class TestCheckpoints:
+    def test_another_image_size_is_refused_while_loading(self, saved):
+        with pytest.raises(ValueError, match=r"image_size of the checkpoint is .* another network"):
+            AutoModelForImageClassification.from_pretrained(saved / "snn", image_size=24)
+
+    def test_image_size_is_in_the_digest(self):
+        """No weight has a size that would show it."""
+        qann = make_swin_qann()
+        before = network_digest(qann)
+        qann.config.image_size = 24
+        assert network_digest(qann) != before
+
     def test_auto_classes_give_the_same_bits(self, saved):
         qann = AutoModelForImageClassification.from_pretrained(saved / "qann")
         snn = AutoModelForImageClassification.from_pretrained(saved / "snn")

@@ -16,6 +16,7 @@ from spikezip_hf.analysis.counting import CountingEngine
 from spikezip_hf.analysis.operations import count_operations
 from spikezip_hf.conversion.calibration import FloatEngine
 from spikezip_hf.conversion.schedules import depths
+from spikezip_hf.hub.results import network_digest
 from spikezip_hf.models.operators import MeanPool
 from spikezip_hf.models.rows import Rows
 from tests.conftest import make_ann, make_images, make_qann
@@ -282,3 +283,11 @@ class TestFields:
         make_variant("class token").save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=f"{next(iter(field))} of the checkpoint is .* and cannot become"):
             QuantViTForImageClassification.from_pretrained(tmp_path, **field)
+
+
+def test_digests_tell_networks_apart_that_have_the_same_weights():
+    """The mean of the patches or the class token: nothing else is different."""
+    qann = make_variant("class token")
+    digest = network_digest(qann)
+    qann.config.pooling = "mean"
+    assert network_digest(qann) != digest

@@ -1,10 +1,13 @@
 """A data set as a network's input: the same samples for all stages, and arguments that fit."""
 
+import PIL.Image
 import pytest
-from datasets import ClassLabel, Dataset, Features
-from transformers import BertConfig
+from datasets import ClassLabel, Dataset, Features, Image
+from transformers import BertConfig, ViTImageProcessorPil
 
-from spikezip_hf.recipes.inputs import DataArguments, check_labels, load_data
+from spikezip_hf.recipes.inputs import DataArguments, check_labels, load_data, model_inputs
+
+FEATURES = {"image": Image(), "label": ClassLabel(names=["dark", "light"])}
 
 
 @pytest.fixture
@@ -53,3 +56,12 @@ def test_labels_of_the_data_in_another_order_are_refused():
     check_labels(data, BertConfig(num_labels=2), "net")  # LABEL_0, LABEL_1: nothing is known
     with pytest.raises(ValueError, match="net has the labels of the data in another order"):
         check_labels(data, BertConfig(id2label={0: "b", 1: "a"}), "net")
+
+
+def test_gray_images_for_a_network_of_one_channel():
+    """How many channels there are is the processor's to know."""
+    pictures = [PIL.Image.new("L", (8, 8), 100 * i) for i in range(2)]
+    data = {"train": Dataset.from_dict({"image": pictures, "label": [0, 1]}, features=Features(FEATURES))}
+    processor = ViTImageProcessorPil(size={"height": 4, "width": 4}, image_mean=[0.5], image_std=[0.5])
+    inputs, _ = model_inputs(data, processor, DataArguments(dataset="gray"), is_text=False)
+    assert inputs["train"][0]["pixel_values"].shape == (1, 4, 4)

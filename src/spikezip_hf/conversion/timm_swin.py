@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from transformers import SwinConfig
 
+from spikezip_hf.conversion.timm_vit import drop_path_rate
 from spikezip_hf.models.configuration_quantization import derive_config
 from spikezip_hf.models.configuration_spike_swin import QuantSwinConfig
 from spikezip_hf.models.windows import Windows
@@ -105,7 +106,6 @@ def read_config(model: Any) -> SwinConfig:
                 raise ValueError(f"head_dim: the heads of stage {number} are not {width} channels together.")
             if block.mlp_ratio != first.mlp_ratio:
                 raise ValueError(f"mlp_ratio is {first.mlp_ratio} at first and {block.mlp_ratio} in stage {number}.")
-    drop_path = blocks[-1].drop_path1
     return SwinConfig(
         image_size=list(patch.img_size),
         patch_size=list(patch.patch_size),
@@ -118,7 +118,7 @@ def read_config(model: Any) -> SwinConfig:
         qkv_bias=first.attn.qkv.bias is not None,
         hidden_dropout_prob=first.attn.proj_drop.p,
         attention_probs_dropout_prob=first.attn.attn_drop.p,
-        drop_path_rate=round(getattr(drop_path, "drop_prob", 0.0), 6),  # it has been in float32
+        drop_path_rate=drop_path_rate(blocks[-1].drop_path1),
         layer_norm_eps=model.norm.eps,
         hidden_act="relu",
         **({"num_labels": model.num_classes} if model.num_classes else {}),

@@ -62,10 +62,16 @@ def read_vit(model: Any) -> tuple[ViTConfig, dict[str, torch.Tensor]]:
         use_distillation_token=distilled,
         norm_after_pooling=isinstance(model.fc_norm, nn.LayerNorm),
         positions_of_patches_only=model.no_embed_class,
+        drop_path_rate=drop_path_rate(model.blocks[-1].drop_path1),
     )
     if model.num_classes:
         config.num_labels = model.num_classes
     return config, weights
+
+
+def drop_path_rate(last: nn.Module) -> float:
+    """Drop path of a network, from the module of its last block; Identity where there is none."""
+    return round(getattr(last, "drop_prob", 0.0), 6)  # it has been in float32
 
 
 def square(size: tuple[int, int]) -> int | tuple[int, int]:

@@ -12,6 +12,9 @@ from transformers import PreTrainedModel
 
 from spikezip_hf.files import write_json
 from spikezip_hf.models.checkpoints import plain_class
+from spikezip_hf.models.configuration_quantization import VIT_FIELDS, pair
+from spikezip_hf.models.configuration_spike_swin import SwinFields
+from spikezip_hf.models.configuration_spike_vit import ViTFields
 
 FILE = "results.json"
 # Fields of a config that decide what a network answers, beside its weights.
@@ -36,6 +39,11 @@ def network_digest(model: PreTrainedModel, state_dict: Mapping[str, torch.Tensor
         state_dict: of the model, where it was gathered already; a model in shards has no other whole one.
     """
     fields = {name: getattr(model.config, name, None) for name in DECISIVE}
+    if isinstance(model.config, ViTFields):  # but for their defaults: digests of older networks stay what they are
+        own = {name: getattr(model.config, name) for name in VIT_FIELDS}
+        fields.update({name: value for name, value in own.items() if value != getattr(ViTFields, name)})
+    if isinstance(model.config, SwinFields):  # whose weights do not show it
+        fields["image_size"] = pair(model.config.image_size)  # type: ignore[attr-defined]
     for name in ("firing_steps", "fine_steps"):
         if steps := getattr(model.config, name, None):  # sorted, as they are in a file
             fields[name] = dict(sorted(steps.items()))

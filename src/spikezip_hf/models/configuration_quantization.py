@@ -88,6 +88,8 @@ NETWORK_FIELDS = (
     "head_act",
     *VIT_FIELDS,
     "reduced_channels",
+    # No weight of a Swin has a size that would show another of these.
+    "image_size",
 )
 
 
@@ -167,8 +169,8 @@ class QuantizationFields:
             if name in kwargs and kwargs[name] != config_dict.get(name, getattr(cls, name, None)):
                 raise ValueError(
                     f"{name} of the checkpoint is {config_dict.get(name, getattr(cls, name, None))!r} and cannot "
-                    f"become {kwargs[name]!r} while it is loaded: it would be another network. Make that one from the "
-                    f"ordinary network with from_ann(ann, {name}={kwargs[name]!r})."
+                    f"become {kwargs[name]!r} while it is loaded: it would be another network. Make that one from an "
+                    f"ordinary network with this {name}, or with from_ann(ann, {name}={kwargs[name]!r})."
                 )
         loaded = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
         (loaded[0] if isinstance(loaded, tuple) else loaded).check_fields()  # fields given beside the file are new

@@ -176,7 +176,7 @@ class TwinPreTrainedModel(CheckpointModel):
                 f"not a checkpoint of {type(self).__name__}. Convert an ordinary model with "
                 f"{type(self).__name__.replace('Spike', 'Quant')}.from_ann(ann) and calibrate it."
             )
-        if any(".weight_quantizer." in key for key in unexpected_keys):
+        if self.config.weight_bits is None and any(".weight_quantizer." in key for key in unexpected_keys):
             raise ValueError(f"{source} has quantized weights: load it without changing weight_bits.")
         self.check_nodes(allow_uncalibrated=True)
 

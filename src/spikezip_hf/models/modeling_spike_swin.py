@@ -176,7 +176,7 @@ class SwinEncoder(nn.Module):
 
 class SwinPreTrainedModel(ImagePreTrainedModel):
     base_model_prefix = "swin"
-    _no_split_modules = ["SwinEmbeddings", "SwinStage"]
+    _no_split_modules = ["SwinEmbeddings", "SwinLayer", "SwinPatchMerging"]
 
     @torch.no_grad()
     def _init_weights(self, module):

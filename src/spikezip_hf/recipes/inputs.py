@@ -188,6 +188,7 @@ def image_inputs(splits, processor, data: DataArguments) -> tuple[dict, Callable
         crop_scale=None if data.crop_scale is None else tuple(data.crop_scale),  # type: ignore[arg-type]
         random_crop=data.random_crop,
         horizontal_flip=data.horizontal_flip,
+        num_channels=len(processor.image_mean),
     )
     inputs = {}
     for name, split in splits.items():
