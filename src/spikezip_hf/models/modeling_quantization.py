@@ -239,7 +239,7 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
         """Quantized twin of an ordinary model, with its weights and with scales still to be set.
 
         Args:
-            ann: the trained model: transformers', or for ViT timm's, its own module or transformers' TimmWrapper
+            ann: the trained model: transformers', or for ViT and Swin timm's, its own module or transformers' TimmWrapper
                 around it. Its activations should be ReLU.
             replace_activations: put ReLU where the model has another activation. Its accuracy is lost until it is
                 trained again.
