@@ -50,7 +50,7 @@ def model_type(source: str, revision: str | None = None) -> str:
 def is_text(kind: str) -> bool:
     """Whether networks of this model type are of text, and not of images."""
     own = kind.removeprefix("quant_").removeprefix("spike_")
-    return own != TIMM and own not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    return own not in (TIMM, EventViTConfig.model_type, *MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES)
 
 
 def load_network(source: str):

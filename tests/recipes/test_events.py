@@ -149,7 +149,7 @@ def test_data_that_does_not_fit_the_network(tmp_path):
     splits = load_data(of_images, is_text=False, needs_training=False)
     with pytest.raises(ValueError, match="takes recordings of events, and the data are images"):
         model_inputs(splits, EventImageProcessor(), of_images, is_text=False)
-    _, processor = networks.small_vit({"image_size": 8}, [0.5] * 3, [0.5] * 3)
+    _, processor = networks.small_image_network("vit", {"image_size": 8}, [0.5] * 3, [0.5] * 3)
     splits = load_data(of_events, is_text=False, needs_training=False)
     with pytest.raises(ValueError, match="takes images, and the data are recordings of events"):
         model_inputs(splits, processor, of_events, is_text=False)

@@ -112,7 +112,7 @@ def test_fields_of_a_network_in_a_recipe_and_as_json(recipe):
         ("qat", "data: {}", "no section 'qat' (it has none)"),
         ("finetune", "finetune: {architecture: gpt}", "architecture must be one of 'bert', 'roberta', 'vit'"),
         ("finetune", "finetune: {network: tiny}", "network must be a mapping"),
-        ("finetune", "finetune: {drop_path_rate: 0.1}", "drop_path_rate is for the architecture 'vit'"),
+        ("finetune", "finetune: {drop_path_rate: 0.1}", "drop_path_rate is for 'vit', 'swin', 'event_vit'"),
         ("finetune", "finetune: {architecture: vit, drop_path_rate: 1.0}", "drop_path_rate must be at least 0"),
         ("finetune", "finetune: {architecture: vit, model: offline}", "the offline encoder is one of text"),
         ("finetune", "finetune: {mixup_alpha: -1}", "mixup_alpha must be at least 0, got -1"),

@@ -79,7 +79,7 @@ def test_from_timm_to_spikes(tmp_path, monkeypatch):
 class TestLoading:
     def test_relu_labels_and_drop_path(self, tmp_path):
         source = save_pretrained(tmp_path)
-        network, processor = networks.load_vit(str(tmp_path), LABELS, drop_path_rate=0.2)
+        network, processor = networks.load_image_network(str(tmp_path), "vit", LABELS, drop_path_rate=0.2)
         assert network.config.id2label == LABELS["id2label"]
         assert network.timm_model.head.out_features == 2
         assert network.timm_model.blocks[1].drop_path2.drop_prob == pytest.approx(0.2)
@@ -95,12 +95,12 @@ class TestLoading:
         save_pretrained(tmp_path)
         for argument in ({"img_size": 16}, {"depth": 3}):
             with pytest.raises(ValueError, match="does not fit a network made with"):
-                networks.load_vit(str(tmp_path), {**LABELS, **argument})
+                networks.load_image_network(str(tmp_path), "vit", {**LABELS, **argument})
 
     def test_another_family(self, tmp_path):
         save_pretrained(tmp_path, "resnet10t")
         with pytest.raises(ValueError, match="timm's ResNet cannot be converted"):
-            networks.load_vit(str(tmp_path), LABELS)
+            networks.load_image_network(str(tmp_path), "vit", LABELS)
 
     def test_load_network_finds_the_processor(self, tmp_path):
         save_pretrained(tmp_path)

@@ -239,8 +239,8 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
         """Quantized twin of an ordinary model, with its weights and with scales still to be set.
 
         Args:
-            ann: the trained model: transformers', or for ViT and Swin timm's, its own module or transformers' TimmWrapper
-                around it. Its activations should be ReLU.
+            ann: the trained model: transformers', or for ViT and Swin timm's, its own module or the TimmWrapper of
+                transformers around it. Its activations should be ReLU.
             replace_activations: put ReLU where the model has another activation. Its accuracy is lost until it is
                 trained again.
             config_fields: any field of the config, for example `quantization_levels=16`.

@@ -75,13 +75,14 @@ class DataArguments:
 
         Raises:
             ValueError: none is given.
+            FileNotFoundError: the folder is not there, and no Hub id is given.
         """
         if self.data_dir is not None:
             return str(find_data(self.data_dir))  # a folder, and never sought on the Hub
         if self.local_name is not None:
             there = [place for place in places_of(self.local_name) if place.is_dir()]
             if there or self.dataset is None:
-                return str(there[0]) if there else self.local_name
+                return str(find_data(self.local_name))
         if self.dataset is None:
             raise ValueError("No data: give --dataset (a Hub id), --data_dir (a folder) or --local_name.")
         return self.dataset
