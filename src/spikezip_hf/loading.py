@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATIO
 from spikezip_hf.auto import MODELS
 from spikezip_hf.conversion.ann import SOURCES
 from spikezip_hf.models.checkpoints import find_file
+from spikezip_hf.models.configuration_event_vit import EventViTConfig
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 
 TIMM = "timm_wrapper"  # the model type of transformers' wrapper around timm's networks
