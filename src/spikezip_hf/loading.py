@@ -123,5 +123,6 @@ def load_twin(source: str, kind: type[TwinPreTrainedModel]) -> Any:
     cls, _ = class_of(source)
     if not issubclass(cls, kind):
         wanted = "Spike" if kind is SpikePreTrainedModel else "Quant"
-        raise ValueError(f"{source} holds a {cls.__name__}, and a {wanted} model is needed here.")
+        remedy = f": convert it first, `spikezip convert {source} OUTPUT`" if wanted == "Spike" else ""
+        raise ValueError(f"{source} holds a {cls.__name__}, and a {wanted} model is needed here{remedy}.")
     return cls.from_pretrained(source)

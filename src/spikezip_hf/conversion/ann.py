@@ -183,7 +183,7 @@ def check_activations(ann: nn.Module, replace: bool) -> None:
     hidden_act = getattr(getattr(ann, "config", None), "hidden_act", "relu")  # timm's networks have none
     if hidden_act != "relu":
         others.append(f"hidden_act is {hidden_act!r}")
-    remedy = "act_layer='relu'" if is_timm(ann) else "config.hidden_act='relu'"
+    remedy = "act_layer='relu' (Swin: mlp.act = nn.ReLU())" if is_timm(ann) else "config.hidden_act='relu'"
     if others and not replace:
         raise ValueError(
             f"{others[0]}; only ReLU becomes spikes. Fine-tune the model with {remedy} first, which keeps its "

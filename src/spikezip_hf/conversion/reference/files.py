@@ -81,7 +81,7 @@ def load_plain(path: Path) -> Any:
     except (pickle.UnpicklingError, AttributeError, EOFError, RuntimeError, LookupError, OSError) as error:
         objects = foreign_objects(path, str(error))
         if not objects:
-            first_line = str(error).strip().partition("\n")[0]
+            first_line = str(error).strip().partition("\n")[0].partition(" In PyTorch 2.6")[0]
             raise ValueError(f"{path} cannot be read as a file of torch.save: {first_line}") from error
         raise ValueError(
             f"{path} needs {', '.join(objects)}: that is more than tensors, and loading it would run code of the "

@@ -195,7 +195,7 @@ def choose_levels(
         hint = f" Its name suggests {named.group(1)}." if named else ""
         raise ValueError(
             f"quantization_levels has to be given: the tensors of {path} do not say it. It is --level of the "
-            f"training.{hint}"
+            f"training, and --levels of `spikezip import`.{hint}"
         )
     for value in told.values():
         level_bounds(value, signed=True)
@@ -218,7 +218,7 @@ def choose_heads(given: int | None, hidden_size: int, layout: ModuleType) -> tup
         if hidden_size not in layout.HEADS:
             raise ValueError(
                 f"num_attention_heads has to be given: the tensors do not say it, and the reference has no network "
-                f"that is {hidden_size} wide."
+                f"that is {hidden_size} wide. It is --heads of `spikezip import`."
             )
         return layout.HEADS[hidden_size], "that of the reference's network of this width"
     if isinstance(given, bool) or not isinstance(given, int) or given < 1 or hidden_size % given:
