@@ -50,7 +50,16 @@ HEADS = {
 }
 ALL = [(network, task) for network, tasks in TASKS.items() for task in tasks]
 
-every_model = pytest.mark.parametrize(("network", "task"), ALL, ids=["".join(one) for one in ALL])
+# The bare models of text and those for tokens are as the classifiers in what is looked at here.
+every_model = pytest.mark.parametrize(
+    ("network", "task"),
+    [
+        pytest.param(
+            *one, id="".join(one), marks=pytest.mark.slow if one[0] == "bert" and one not in HEADS.items() else ()
+        )
+        for one in ALL
+    ],
+)
 every_classifier = pytest.mark.parametrize(("network", "task"), HEADS.items(), ids=list(HEADS))
 each_kind = pytest.mark.parametrize("kind", KINDS)
 

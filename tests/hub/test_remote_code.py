@@ -112,6 +112,7 @@ def test_from_a_folder(site, tmp_path):
     check(run_bare(with_arguments(paths), site, environment), expected)
 
 
+@pytest.mark.slow
 def test_over_http(site, tmp_path, hub):
     expected, paths = {}, []
     for name, model in models():

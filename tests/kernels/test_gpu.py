@@ -63,6 +63,7 @@ def failures():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS)
 def test_in_the_interpreter(part, failures):
     assert part not in failures, failures[part]

@@ -23,7 +23,7 @@ def spiking(qann, schedule=None, **fields):
     return snn
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("levels", [4, 8, 16, 32])
 @pytest.mark.parametrize("size", SIZES)
 def test_quant_equals_cumulative_at_equilibrium_to_the_bit(size, levels, seed):

@@ -167,7 +167,9 @@ def test_padding_on_either_side(architecture, node_placement, side, dtype):
 
 
 @pytest.mark.parametrize("stop", ["never", "equilibrium"])
-@pytest.mark.parametrize("chunk_steps", [1, 3, 7, 64])
+@pytest.mark.parametrize(
+    "chunk_steps", [1, pytest.param(3, marks=pytest.mark.slow), 7, pytest.param(64, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("architecture", ["vit", "swin", "bert"])
 def test_neither_chunks_nor_stopping_change_an_answer(architecture, chunk_steps, stop):
     snn = make_snn(architecture, weight_bits=8)

@@ -16,7 +16,7 @@ def spiking(qann, **fields):
 
 
 class TestExactness:
-    @pytest.mark.parametrize("seed", [0, 1])
+    @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("levels", [4, 16, 32])
     @pytest.mark.parametrize("task", TASKS)
     def test_quant_equals_cumulative_at_equilibrium_to_the_bit(self, architecture, task, levels, seed):
@@ -29,7 +29,9 @@ class TestExactness:
         assert torch.equal(snn(**texts)[snn.readout], expected)
         assert torch.equal(snn(**texts, execution="equilibrium")[snn.readout], expected)
 
-    @pytest.mark.parametrize("granularity", ["per_tensor", "per_channel", "mixed"])
+    @pytest.mark.parametrize(
+        "granularity", ["per_tensor", pytest.param("per_channel", marks=pytest.mark.slow), "mixed"]
+    )
     @pytest.mark.parametrize("head_act", ["relu", "tanh"])
     @pytest.mark.parametrize("node_placement", ["full", "reference"])
     @pytest.mark.parametrize("fields", [{}, {"max_spikes_per_step": 3}, {"firing_schedule": "layerwise"}])

@@ -71,7 +71,7 @@ def test_images(tmp_path, steps):
 
 
 @pytest.mark.parametrize("extra", [0, 5])
-@pytest.mark.parametrize("steps", [1, 2, 4])
+@pytest.mark.parametrize("steps", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_texts_however_padded(tmp_path, architecture, steps, extra):
     if (steps, extra) == (1, 0):

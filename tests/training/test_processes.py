@@ -69,11 +69,13 @@ def environment(root: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
 
 
+@pytest.mark.slow
 def test_both_have_the_same_scales(records):
     first, second = records[2]
     assert first["scales"] == second["scales"]
 
 
+@pytest.mark.slow
 def test_scales_and_losses_are_those_of_one_process(records):
     """In float64, and all but equal: sums are added up in another order, soft losses are in float32."""
     assert torch.allclose(torch.tensor(records[2][0]["scales"]), torch.tensor(records[1][0]["scales"]), rtol=1e-4)
@@ -83,6 +85,7 @@ def test_scales_and_losses_are_those_of_one_process(records):
         assert curves[0] == pytest.approx(curves[1], rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_the_spiking_network_is_evaluated_once_over_all(records):
     answers = [
         [e["eval_snn_T150_accuracy"] for e in records[count][0]["log"] if "eval_snn_T150_accuracy" in e]
