@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
+from PIL import Image
 
 from spikezip_hf.data import from_tonic, load_events, read_events, split_off_test, with_validation
 from spikezip_hf.data.event_files import EVENT
@@ -136,6 +137,15 @@ def test_times_that_begin_anew(tmp_path):
         path = tmp_path / f"recording{ending}"
         path.write_bytes(WRITERS[ending](late))
         assert (read_events(path).events["t"] - 2**32).tolist() == [-2, -1, 0, 5]
+
+
+def test_times_of_a_counter_that_ran_over_in_aedat3(tmp_path):
+    """Each overflow adds 2^31 microseconds, and a recording may have more than one."""
+    packets = b"".join(
+        struct.pack("<hhiiiiii", 1, 1, 8, 4, overflow, 1, 1, 1) + struct.pack("<II", 3, 7) for overflow in range(4)
+    )
+    (tmp_path / "long.aedat").write_bytes(b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + packets)
+    assert read_events(tmp_path / "long.aedat").events["t"].tolist() == [7 + 2**31 * number for number in range(4)]
 
 
 def test_triggers_are_no_events(tmp_path):
@@ -384,6 +394,11 @@ def test_no_events_at_all():
         ({"y": [-1]}, "y of the events"),
         ({"p": [2]}, "p of the events"),
         ({"t": [1, 2]}, "must be of one length"),
+        ({"t": [0.5]}, "t of the events must be whole numbers"),  # seconds, which would all be in one frame
+        ({"x": [float("nan")]}, "x of the events must be whole numbers"),
+        ({"t": [float("inf")]}, "t of the events must be whole numbers"),
+        ({"y": [None]}, "y of the events must be whole numbers"),
+        ({"x": [1, 1], "y": [1, 1], "p": [1, 1], "t": [-(2**63), 2**63 - 1]}, "no times of one recording"),
     ],
 )
 def test_events_that_do_not_fit(change, problem):
@@ -416,6 +431,7 @@ def test_frames_sum_to_the_static_image(frames, size):
         ({"time_bins": 0}, "number of frames"),
         ({"split_by": "rate"}, "split_by must be one of"),
         ({"size": {"shortest_edge": 3}}, "size must have height and width"),
+        ({"size": {"height": 3, "width": "4"}}, "size must have height and width"),
     ],
 )
 def test_settings_out_of_range(settings, problem):
@@ -432,5 +448,9 @@ def test_one_recording_and_none():
     )
     with pytest.raises(ValueError, match="no recordings"):
         processor([])
+    picture = Image.new("RGB", (34, 34))
+    for other in (picture, [picture], "recording.bin", None, {"x": [1]}, torch.zeros(2, 34, 34)):
+        with pytest.raises(ValueError, match="A recording of events has x, y, p and t"):
+            processor(other)
     with pytest.raises(ValueError, match="do_resize: no such argument"):
         processor([events], do_resize=True)

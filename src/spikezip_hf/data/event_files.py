@@ -170,7 +170,7 @@ def read_aedat3(raw: bytes) -> Recording:
             if size != 8:
                 raise FormatError(f"polarity events of {size} bytes, not 8, at byte {start}")
             word, t = np.frombuffer(body[: 8 * number], "<u4").reshape(-1, 2).T
-            events = make_events(word >> 17, word >> 2 & 0x7FFF, t + (overflow << 31), word >> 1 & 1)
+            events = make_events(word >> 17, word >> 2 & 0x7FFF, t.astype(np.int64) + (overflow << 31), word >> 1 & 1)
             parts.append(events[(word & 1) == 1])  # the others were marked invalid by a filter
         start += 28 + size * capacity
     return Recording(np.concatenate(parts) if parts else np.empty(0, EVENT), None)
