@@ -273,6 +273,16 @@ def parquet(path, count=4, label="label", **columns):
     Dataset.from_dict({**made, label: [index % 2 for index in range(count)], **columns}).to_parquet(path)
 
 
+@pytest.mark.parametrize(("share", "left"), [(0.1, 9), (0.3, 7), (0.7, 3), (0.9, 1)])
+def test_shares_to_test_with(share, left):
+    features = datasets.Features({"label": ClassLabel(names=["a"])})
+    data = DatasetDict(train=Dataset.from_dict({"label": [0] * 10}, features=features))
+    assert len(split_off_test(data, share)["train"]) == left
+    few = DatasetDict(train=data["train"].select([0]))
+    with pytest.raises(ValueError, match="no recording to test with"):
+        split_off_test(few, share)
+
+
 def test_parquet(tmp_path):
     parquet(tmp_path / "train.parquet", label="target", sample_id=[1, 2, 3, 4])
     parquet(tmp_path / "test.parquet", label="target", sample_id=[1, 2, 3, 4])

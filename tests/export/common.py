@@ -17,7 +17,8 @@ ROUNDING = 1e-5
 
 
 def make_quantized(network: str, weight_bits: int | None = None, **fields):
-    """ViT, or one of VITS, that of event cameras, Swin and RoBERTa with one scale a node, BERT with one for each channel of wide nodes."""
+    """ViT, or one of VITS, that of event cameras, Swin and RoBERTa with one scale a node; BERT with one for each
+    channel of wide nodes."""
     if network == "swin":
         return make_swin_qann(ann_fields={**SWIN, **fields}, weight_bits=weight_bits).eval()
     if network == "events":

@@ -367,7 +367,7 @@ class TracingEngine(QuantEngine):
         if isinstance(module, PatchLinear):  # (B, patches, features) here, (B, features, rows, columns) in a graph
             result = result.transpose(1, 2).unflatten(2, (x.shape[2] // module.patch_size[0], -1))
             planes = self.operation(module.name, kind, result, x, attributes=attributes, parameters=parameters)
-            return planes.flatten(2).transpose(1, 2)
+            return planes.flatten(2).transpose(1, 2)  # type: ignore[return-value]
         return self.operation(module.name, kind, result, x, attributes=attributes, parameters=parameters)
 
     def encode(self, module, inputs, per_step=False):

@@ -75,8 +75,8 @@ def events_to_frames(
     for name, values in (("x", x), ("y", y), ("p", p), ("t", t)):
         if not are_whole(values):
             raise ValueError(
-                f"{name} of the events must be whole numbers, got others as {values.dtype}: x and y are in pixels, p is "
-                "0 or 1, t counts units of the clock, such as microseconds."
+                f"{name} of the events must be whole numbers, got others as {values.dtype}: x and y are in pixels, p "
+                "is 0 or 1, t counts units of the clock, such as microseconds."
             )
     height, width = sensor_size
     for name, values, bound in (("x", x, width), ("y", y, height), ("p", p, 2)):
