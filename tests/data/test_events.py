@@ -165,6 +165,20 @@ def test_stmnist(tmp_path):
     assert events.tolist() == [(2, 1, 500_000, 1), (9, 9, 500_000, 0), (0, 0, 700_000, 1)]
 
 
+def test_matrices_that_are_no_recordings(tmp_path):
+    io, sparse = pytest.importorskip("scipy.io"), pytest.importorskip("scipy.sparse")
+    matrix = np.zeros((101, 3))
+    for other in (matrix * 1j, sparse.csc_matrix(matrix), np.array([[1, "a"]], object)):
+        io.savemat(tmp_path / "recording.mat", {"spiketrain": other})
+        with pytest.raises(ValueError, match="no matrix 'spiketrain' of 101 rows of real numbers"):
+            read_events(tmp_path / "recording.mat")
+    for value in (np.nan, np.inf):
+        matrix[100] = value
+        io.savemat(tmp_path / "recording.mat", {"spiketrain": matrix})
+        with pytest.raises(ValueError, match="not all finite"):
+            read_events(tmp_path / "recording.mat")
+
+
 BROKEN = {
     "empty.bin": (b"", "is empty"),
     "cut.bin": (atis(EVENTS)[:-1], "cut off: 19 bytes"),

@@ -5,7 +5,7 @@ import torch
 
 pytest.importorskip("torchvision")
 
-from spikezip_hf.training.mixing import image_mixer  # noqa: E402
+from spikezip_hf.training.mixing import image_mixer
 
 
 @pytest.mark.parametrize("alphas", [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
