@@ -13,7 +13,9 @@ from spikezip_hf.analysis.closeup import CloseUp, close_up
 from spikezip_hf.analysis.recording import record
 from spikezip_hf.analysis.report import close_figures, patch_figures
 from spikezip_hf.analysis.watching import Watched, Watcher
+from spikezip_hf.models.image_processing_events import EventImageProcessor
 from tests.conftest import make_qann, make_text_qann, spiking_twin
+from tests.models.test_event_vit import make_event_qann
 from tests.models.test_vit_variants import make_variant
 from tests.test_auto_text import make_tokenizer
 
@@ -268,6 +270,8 @@ def test_bad_networks():
     for field in ("time_steps", "max_length"):
         with pytest.raises(ValueError, match=f"{field} must be an integer of at least 1"):
             Watcher(snn, processor, **{field: 0})
+    with pytest.raises(ValueError, match="is given recordings of events"):
+        Watcher(spiking_twin(make_event_qann()), EventImageProcessor())
     watcher = Watcher(snn, processor)
     with torch.no_grad():
         next(watcher.model.classifier.parameters()).fill_(float("nan"))

@@ -77,6 +77,8 @@ def test_network_for_event_cameras(tmp_path):
     network = randomized(ReferenceViT(camera_channels=6).double(), recordings)
     qann, report = read_reference(save(network, tmp_path / "dvs.pth"), 16, num_attention_heads=4)
     assert (qann.config.num_channels, qann.config.reduced_channels) == (6, 3)
+    assert "how images were made of events is not in the file" in str(report)
+    assert "normalised" not in str(report)
     assert_same_levels(network, qann, report, (recordings[:4],), {"pixel_values": recordings[:4]})
     # Other order of rounding, as for the network without it.
     torch.testing.assert_close(qann(recordings).logits, network(recordings), rtol=1e-10, atol=1e-10)

@@ -9,6 +9,7 @@ from spikezip_hf import verify_equivalence
 from spikezip_hf.conversion import read_reference, step_inputs, to_spikingjelly
 from tests.conftest import make_batch, make_qann, make_text_qann, make_texts, spiking_twin
 from tests.conversion.levels import assert_equal_levels, node_levels
+from tests.models.test_event_vit import make_event_qann
 
 
 def with_float32_scales(qann):
@@ -76,6 +77,7 @@ def test_bounds_that_are_not_ours_are_refused(tmp_path):
         (lambda: make_qann(granularity="per_channel"), "scale_granularity is 'per_channel'"),
         (lambda: make_text_qann("roberta", head_act="tanh"), "head_act is 'tanh'"),
         (lambda: make_qann(head_dim=4), "head_dim"),
+        (make_event_qann, "reduced_channels is 3: the layout is that of None alone"),
     ],
 )
 def test_what_the_layout_cannot_express_is_refused(qann, message):

@@ -5,6 +5,7 @@ import pytest
 from datasets import ClassLabel, Features, Image
 
 from spikezip_hf.data.images import load_images
+from spikezip_hf.data.sources import holds_events
 
 TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 COARSE, FINE = ["fish", "flowers"], ["aquarium_fish", "orchid", "ray"]
@@ -104,3 +105,20 @@ def test_pickles_are_refused(tmp_path, names):
         ValueError, match=r"python version of CIFAR, pickles, .* take the binary version, or the Hub's"
     ):
         load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\n\xff\n", b"airplane\nbird\nairplane\n"])
+def test_names_that_are_none(ten, content):
+    (ten / "batches.meta.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=r"batches\.meta\.txt does not name each class once"):
+        load_images(str(ten))
+
+
+def test_these_are_no_recordings(hundred):
+    """Though .bin is an ending of theirs, too."""
+    for path in hundred.glob("*.txt"):
+        path.unlink()  # so that the first file that is found is one of these
+    assert not holds_events(str(hundred))
+    (hundred / "train" / "0").mkdir(parents=True)
+    (hundred / "train" / "0" / "00002.bin").write_bytes(bytes(5))
+    assert holds_events(str(hundred))

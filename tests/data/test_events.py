@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
+from PIL import Image
 
 from spikezip_hf.data import from_tonic, load_events, read_events, split_off_test, with_validation
 from spikezip_hf.data.event_files import EVENT
@@ -138,6 +139,15 @@ def test_times_that_begin_anew(tmp_path):
         assert (read_events(path).events["t"] - 2**32).tolist() == [-2, -1, 0, 5]
 
 
+def test_times_of_a_counter_that_ran_over_in_aedat3(tmp_path):
+    """Each overflow adds 2^31 microseconds, and a recording may have more than one."""
+    packets = b"".join(
+        struct.pack("<hhiiiiii", 1, 1, 8, 4, overflow, 1, 1, 1) + struct.pack("<II", 3, 7) for overflow in range(4)
+    )
+    (tmp_path / "long.aedat").write_bytes(b"#!AER-DAT3.1\r\n#!END-HEADER\r\n" + packets)
+    assert read_events(tmp_path / "long.aedat").events["t"].tolist() == [7 + 2**31 * number for number in range(4)]
+
+
 def test_triggers_are_no_events(tmp_path):
     path = tmp_path / "recording.aedat"
     path.write_bytes(aedat2(EVENTS) + struct.pack(">II", 1 << 15, 2000))
@@ -153,6 +163,20 @@ def test_stmnist(tmp_path):
     events, size = read_events(tmp_path / "recording.mat")
     assert size == (10, 10)
     assert events.tolist() == [(2, 1, 500_000, 1), (9, 9, 500_000, 0), (0, 0, 700_000, 1)]
+
+
+def test_matrices_that_are_no_recordings(tmp_path):
+    io, sparse = pytest.importorskip("scipy.io"), pytest.importorskip("scipy.sparse")
+    matrix = np.zeros((101, 3))
+    for other in (matrix * 1j, sparse.csc_matrix(matrix), np.array([[1, "a"]], object)):
+        io.savemat(tmp_path / "recording.mat", {"spiketrain": other})
+        with pytest.raises(ValueError, match="no matrix 'spiketrain' of 101 rows of real numbers"):
+            read_events(tmp_path / "recording.mat")
+    for value in (np.nan, np.inf):
+        matrix[100] = value
+        io.savemat(tmp_path / "recording.mat", {"spiketrain": matrix})
+        with pytest.raises(ValueError, match="not all finite"):
+            read_events(tmp_path / "recording.mat")
 
 
 BROKEN = {
@@ -261,6 +285,16 @@ def test_classes_without_a_split(tmp_path):
 def parquet(path, count=4, label="label", **columns):
     made = {name: [events[name].tolist() for events in recordings(count)] for name in "xypt"}
     Dataset.from_dict({**made, label: [index % 2 for index in range(count)], **columns}).to_parquet(path)
+
+
+@pytest.mark.parametrize(("share", "left"), [(0.1, 9), (0.3, 7), (0.7, 3), (0.9, 1)])
+def test_shares_to_test_with(share, left):
+    features = datasets.Features({"label": ClassLabel(names=["a"])})
+    data = DatasetDict(train=Dataset.from_dict({"label": [0] * 10}, features=features))
+    assert len(split_off_test(data, share)["train"]) == left
+    few = DatasetDict(train=data["train"].select([0]))
+    with pytest.raises(ValueError, match="no recording to test with"):
+        split_off_test(few, share)
 
 
 def test_parquet(tmp_path):
@@ -384,6 +418,11 @@ def test_no_events_at_all():
         ({"y": [-1]}, "y of the events"),
         ({"p": [2]}, "p of the events"),
         ({"t": [1, 2]}, "must be of one length"),
+        ({"t": [0.5]}, "t of the events must be whole numbers"),  # seconds, which would all be in one frame
+        ({"x": [float("nan")]}, "x of the events must be whole numbers"),
+        ({"t": [float("inf")]}, "t of the events must be whole numbers"),
+        ({"y": [None]}, "y of the events must be whole numbers"),
+        ({"x": [1, 1], "y": [1, 1], "p": [1, 1], "t": [-(2**63), 2**63 - 1]}, "no times of one recording"),
     ],
 )
 def test_events_that_do_not_fit(change, problem):
@@ -416,6 +455,7 @@ def test_frames_sum_to_the_static_image(frames, size):
         ({"time_bins": 0}, "number of frames"),
         ({"split_by": "rate"}, "split_by must be one of"),
         ({"size": {"shortest_edge": 3}}, "size must have height and width"),
+        ({"size": {"height": 3, "width": "4"}}, "size must have height and width"),
     ],
 )
 def test_settings_out_of_range(settings, problem):
@@ -432,5 +472,9 @@ def test_one_recording_and_none():
     )
     with pytest.raises(ValueError, match="no recordings"):
         processor([])
+    picture = Image.new("RGB", (34, 34))
+    for other in (picture, [picture], "recording.bin", None, {"x": [1]}, torch.zeros(2, 34, 34)):
+        with pytest.raises(ValueError, match="A recording of events has x, y, p and t"):
+            processor(other)
     with pytest.raises(ValueError, match="do_resize: no such argument"):
         processor([events], do_resize=True)

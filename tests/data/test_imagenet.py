@@ -117,3 +117,23 @@ def test_order_of_ids_is_that_of_the_classes_of_every_checkpoint():
     listed = synsets.label_names()
     assert len(listed) == 1000
     assert listed == sorted(listed)
+
+
+@pytest.mark.parametrize("content", [b"ImageId,PredictionString\na," + b"x" * 200_000, b"\xff\xfe\x00"])
+def test_table_that_is_none(tmp_path, content):
+    write_flat(tmp_path, None)
+    (tmp_path / "LOC_val_solution.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=r"LOC_val_solution\.csv is no table"):
+        load_images(str(tmp_path))
+
+
+def test_validation_images_that_are_half_sorted_or_not_there(tmp_path):
+    write_training(tmp_path)
+    write_flat(tmp_path, tmp_path / "LOC_val_solution.csv")
+    write(tmp_path / "val" / IDS[1] / "ILSVRC2012_val_00000004.JPEG")
+    with pytest.raises(ValueError, match="both in folders of classes and beside them"):
+        load_images(str(tmp_path))
+    for path in (tmp_path / "val").rglob("*.JPEG"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="val has no images"):
+        load_images(str(tmp_path))

@@ -4,6 +4,7 @@ import torch
 
 from spikezip_hf import QuantViTForImageClassification
 from tests.conftest import make_ann, make_images, make_swin_qann, make_text_qann, spiking_twin, tie_distances
+from tests.models.test_event_vit import make_event_qann
 from tests.models.test_vit_variants import VARIANTS, make_variant
 
 # ViTs with another head, or other tokens and positions, each field in one of them.
@@ -16,9 +17,12 @@ ROUNDING = 1e-5
 
 
 def make_quantized(network: str, weight_bits: int | None = None, **fields):
-    """ViT, or one of VITS, Swin and RoBERTa with one scale a node, BERT with one for each channel of wide nodes."""
+    """ViT, or one of VITS, that of event cameras, Swin and RoBERTa with one scale a node; BERT with one for each
+    channel of wide nodes."""
     if network == "swin":
         return make_swin_qann(ann_fields={**SWIN, **fields}, weight_bits=weight_bits).eval()
+    if network == "events":
+        return make_event_qann(weight_bits=weight_bits)
     fields = {"num_hidden_layers": 1, **fields}
     if network in VARIANTS:
         return make_variant(network, weight_bits=weight_bits, **fields)

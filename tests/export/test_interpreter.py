@@ -31,6 +31,7 @@ from tests.conftest import (
     spiking_twin,
 )
 from tests.export.common import SWIN, VITS
+from tests.models.test_event_vit import frames_of, make_event_qann
 from tests.models.test_vit_variants import make_variant
 
 TOLERANCE = 1e-12
@@ -126,6 +127,15 @@ def test_swin(weight_bits):
     qann = make_swin_qann(dtype=torch.float64, ann_fields=SWIN, weight_bits=weight_bits)
     snn = spiking_twin(qann, time_steps=32)
     done = assert_same_spikes(snn, few(snn))
+    assert (done.equilibrium_step > 0).all()
+
+
+@pytest.mark.parametrize("fields", [{}, {"scale_granularity": "mixed", "weight_bits": 8}], ids=str)
+def test_event_cameras(fields):
+    """Frames, through a reduction and patches that leave a margin of the image out."""
+    snn = spiking_twin(make_event_qann(torch.float64, **fields), time_steps=40)
+    frames = frames_of(2, torch.float64)
+    done = assert_same_spikes(snn, {"pixel_values": frames})
     assert (done.equilibrium_step > 0).all()
 
 

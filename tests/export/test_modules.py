@@ -14,6 +14,7 @@ STEPS = [
     *(("vit", neurons) for neurons in ({}, LAYERWISE, GRADED)),
     *((network, {}) for network in VITS),
     ("swin", GRADED),
+    ("events", {}),
     ("bert", LAYERWISE),
     ("roberta", GRADED),
 ]
@@ -79,7 +80,7 @@ def test_frames_are_added_up_as_in_the_simulation():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", ["vit", "swin", *VITS])
+@pytest.mark.parametrize("network", ["vit", "swin", "events", *VITS])
 def test_portable_steps_with_weights_of_bytes_are_the_simulation(network):
     """All their products are of integers, but for the convolution, LayerNorm and softmax: the same operators here."""
     snn = make_step(network, weight_bits=8)
@@ -92,7 +93,7 @@ def test_portable_steps_with_weights_of_bytes_are_the_simulation(network):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", ["vit", "swin", *VITS])
+@pytest.mark.parametrize("network", ["vit", "swin", "events", *VITS])
 def test_the_quantized_module_is_the_network(network):
     qann = make_quantized(network, weight_bits=8)
     module = QuantizedModule(qann, output_levels=True)

@@ -12,6 +12,7 @@ from spikezip_hf.export.nir_graph import MAPS, SAYABLE, NIRError, nir_subgraphs,
 from spikezip_hf.models.operators import Conv2d, Linear  # noqa: E402
 from tests.conftest import make_ann, make_batch, make_qann, make_swin_qann, make_text_qann, spiking_twin  # noqa: E402
 from tests.export.common import make_step  # noqa: E402
+from tests.models.test_event_vit import make_event_qann  # noqa: E402
 
 
 def evaluate(graph, x: np.ndarray) -> np.ndarray:
@@ -55,7 +56,7 @@ def test_maps_through_a_file(weight_bits, tmp_path):
     assert kinds == ({"Conv2d", "Affine"} if weight_bits is None else {"Conv2d", "Affine", "Linear"})
 
 
-@pytest.mark.parametrize("make", [make_qann, make_swin_qann, lambda: make_text_qann("bert")])
+@pytest.mark.parametrize("make", [make_qann, make_swin_qann, lambda: make_text_qann("bert"), make_event_qann])
 def test_no_two_of_them_meet(make):
     """So that one map is the most that NIR can say of these: whatever is next to it, it has no word for."""
     graph = to_spike_graph(spiking_twin(make()))

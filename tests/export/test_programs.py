@@ -11,7 +11,7 @@ from tests.export.common import clear_samples, make_quantized, make_step
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", ["swin", "mean, norm behind", "bert"])
+@pytest.mark.parametrize("network", ["swin", "mean, norm behind", "events", "bert"])
 def test_a_program_takes_any_batch_and_length(network):
     qann = make_quantized(network)
     program = export_program(qann)

@@ -28,6 +28,7 @@ from tests.conftest import (
     text_class,
 )
 from tests.hub.routes import front_matter
+from tests.models.test_event_vit import PROCESSOR, make_event_qann
 
 TASKS = {
     "vit": {"Model": "image-feature-extraction", "ForImageClassification": "image-classification"},
@@ -215,6 +216,17 @@ def test_examples_are_valid_and_of_this_model(network, task, kind):
     )
     readout = "last_hidden_state" if task == "Model" else "logits"
     assert (f"out.{readout} " in blocks[1], "time_steps=64" in blocks[1]) == (kind == "Spike", kind == "Spike")
+
+
+def test_the_example_of_a_network_for_event_cameras_is_a_recording():
+    qann = make_event_qann()
+    text = body(model_card(qann, "a-name"))
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert "image.png" not in text
+    assert "pipeline" not in blocks[0]  # transformers' takes pictures alone
+    scope = {}
+    exec(re.search("recording = .*", blocks[1])[0], scope)
+    assert PROCESSOR(scope["recording"], return_tensors="pt")["pixel_values"].sum() == 2 * PROCESSOR.rescale_factor
 
 
 @pytest.mark.parametrize("results", [False, True], ids=["alone", "evaluated"])

@@ -17,6 +17,7 @@ from spikezip_hf.analysis.recording import check_classifier
 from spikezip_hf.auto import spiking_class
 from spikezip_hf.loading import is_text
 from spikezip_hf.models.configuration_quantization import check_positive_integer, pair
+from spikezip_hf.models.image_processing_events import EventImageProcessor
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel, TwinPreTrainedModel
 
 EXAMPLES = (
@@ -192,7 +193,8 @@ class Watcher:
         max_length: most tokens of a text; the network's own limit holds, too.
 
     Raises:
-        ValueError: the model is no such classifier or attends within windows, or a number is no positive integer.
+        ValueError: the model is no such classifier, attends within windows or is given recordings of events, or a
+            number is no positive integer.
     """
 
     def __init__(self, model: TwinPreTrainedModel, processor: Any, time_steps: int = 512, max_length: int = 128):
@@ -209,6 +211,11 @@ class Watcher:
             raise ValueError(
                 f"{type(model).__name__} attends within windows, and maps of the whole image are shown here: look at "
                 "it with `spikezip report`."
+            )
+        if isinstance(processor, EventImageProcessor):
+            raise ValueError(
+                f"{type(model).__name__} is given recordings of events, and texts and pictures are watched here: look "
+                "at it with `spikezip report`."
             )
         self.processor = processor
         self.time_steps = time_steps

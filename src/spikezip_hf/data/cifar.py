@@ -70,13 +70,16 @@ def read_cifar(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: a file is cut short, or there is no such label.
+        ValueError: a file is cut short, classes are not named, or there is no such label.
     """
     columns = list(version.labels)
     column = columns[-1] if label_column is None else label_column
     if column not in columns:
         raise ValueError(f"{folder} has no column {column!r}, only {columns}: mend label_column=.")
-    names = [line for line in complete(folder, version.labels[column]).read_text().splitlines() if line]
+    listed = complete(folder, version.labels[column])
+    names = [line for line in listed.read_text(encoding="utf-8", errors="replace").splitlines() if line]
+    if not names or len({*names}) < len(names):
+        raise ValueError(f"{listed} does not name each class once: it is damaged, or another file.")
     images: dict[str, list[bytes]] = {}
     labels: dict[tuple[str, Path], list[int]] = {}
     for split, files in version.splits.items():

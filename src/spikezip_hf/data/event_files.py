@@ -170,7 +170,7 @@ def read_aedat3(raw: bytes) -> Recording:
             if size != 8:
                 raise FormatError(f"polarity events of {size} bytes, not 8, at byte {start}")
             word, t = np.frombuffer(body[: 8 * number], "<u4").reshape(-1, 2).T
-            events = make_events(word >> 17, word >> 2 & 0x7FFF, t + (overflow << 31), word >> 1 & 1)
+            events = make_events(word >> 17, word >> 2 & 0x7FFF, t.astype(np.int64) + (overflow << 31), word >> 1 & 1)
             parts.append(events[(word & 1) == 1])  # the others were marked invalid by a filter
         start += 28 + size * capacity
     return Recording(np.concatenate(parts) if parts else np.empty(0, EVENT), None)
@@ -275,8 +275,10 @@ def read_stmnist(raw: bytes) -> Recording:
         matrix = loadmat(BytesIO(raw)).get("spiketrain")
     except (MatReadError, NotImplementedError, OSError, TypeError, ValueError, IndexError, zlib.error) as error:
         raise FormatError(f"it is no MATLAB file that scipy reads ({error})") from error
-    if matrix is None or matrix.ndim != 2 or len(matrix) != 101:
-        raise FormatError("it has no matrix 'spiketrain' of 101 rows")
+    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "iuf" or matrix.ndim != 2 or len(matrix) != 101:
+        raise FormatError("it has no matrix 'spiketrain' of 101 rows of real numbers")
+    if not np.isfinite(matrix).all():
+        raise FormatError("its times and spikes are not all finite")
     # Row by row of the transpose: in the order of time.
     column, taxel = matrix[:-1].T.nonzero()
     t = np.rint(matrix[-1] * 1e6).astype(np.int64)

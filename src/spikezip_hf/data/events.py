@@ -141,8 +141,11 @@ def split_off_test(data: DatasetDict, share: float = 0.1) -> DatasetDict:
     chosen = []
     for value in np.unique(labels):
         rows = np.flatnonzero(labels == value)
-        chosen.append(rows[math.ceil(len(rows) * (1 - share)) :])
+        kept = math.ceil(round(len(rows) * (1 - share), 6))  # 1 - 0.7 is a little more than 0.3
+        chosen.append(rows[kept:])
     test = np.concatenate(chosen)
+    if not len(test):
+        raise ValueError(f"test_share is {share}: of classes as small as these, that is no recording to test with.")
     parts = {"train": train.select(np.setdiff1d(np.arange(len(train)), test)), "test": train.select(test)}
     return DatasetDict({**data, **parts})
 

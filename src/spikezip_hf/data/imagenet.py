@@ -46,8 +46,11 @@ def sort_by_table(images: list[Path], table: Path) -> dict[str, list[Path]]:
     Raises:
         ValueError: the table is no such table, or has no row for an image.
     """
-    with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with table.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{table} is no table of comma-separated values ({error}).") from error
     if not rows or not {"ImageId", "PredictionString"} <= set(rows[0]):
         raise ValueError(f"{table} has no rows of ImageId and PredictionString: it is not Kaggle's table.")
     # A prediction is "n01440764 x y x y", once for each box; all boxes of an image are of one class.

@@ -159,8 +159,18 @@ def read_image_folder(folder: Path) -> dict[str, Dataset]:
 
 
 def read_imagenet(home: Path, table: Path) -> dict[str, Dataset]:
-    """{split: images} of ImageNet with Kaggle's table; those for testing have no labels and are left out."""
-    validation = class_files(home / "val", ENDINGS) or sort_by_table(loose_images(home / "val"), table)
+    """{split: images} of ImageNet with Kaggle's table; those for testing have no labels and are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: there are no validation images, or they are half sorted.
+    """
+    loose = loose_images(home / "val")
+    validation = class_files(home / "val", ENDINGS)
+    if loose and validation:
+        raise ValueError(f"{home / 'val'} has images both in folders of classes and beside them: finish sorting them.")
+    validation = validation or sort_by_table(loose, table)
+    if not validation:
+        raise FileNotFoundError(f"{home / 'val'} has no images: neither ILSVRC2012_val_*.JPEG nor folders of classes.")
     training = class_files(home / "train", ENDINGS) if (home / "train").is_dir() else {}
     files = {"train": training, "validation": validation}
     return on_disk(*with_indices({split: classes for split, classes in files.items() if classes}))

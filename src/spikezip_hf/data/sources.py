@@ -75,7 +75,8 @@ def holds_events(name: str, subset: str | None = None) -> bool:
         return False
     if tables := [path for paths in split_files(folder, [".parquet"]).values() for path in paths]:
         return {"x", "y", "p", "t"} <= {*pyarrow.parquet.read_schema(tables[0]).names}
-    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    # Recordings are in folders of classes; what lies in the folder itself is something else, like CIFAR's .bin files.
+    files = (path for path in folder.glob("*/**/*") if path.is_file() and not path.name.startswith("."))
     first = next((path.suffix.lower() for path in files if path.suffix), None)
     return first in event_files.ENDINGS
 

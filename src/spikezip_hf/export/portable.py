@@ -12,7 +12,7 @@ from torch import nn
 
 from spikezip_hf.models.kernels import exact_dtype
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
-from spikezip_hf.models.operators import Conv2d, Linear, MatMul, quantized_weight
+from spikezip_hf.models.operators import Conv2d, Linear, MatMul, PatchLinear, patches, quantized_weight
 from spikezip_hf.models.quantization import LSQQuantizer, quantize
 from spikezip_hf.models.rows import Rows
 
@@ -29,11 +29,11 @@ class PortableLinear(nn.Module):
         self.weight_scale: torch.Tensor
         quantizer = source.weight_quantizer
         if quantizer is None:
-            self.weight = source.weight
+            self.weight = nn.Parameter(source.weight.flatten(1), requires_grad=False)
             return
         self.quantizer_bound = source.in_features * quantizer.max_level
         scale = quantizer.threshold(source.weight.dtype)
-        levels = quantize(source.weight.detach(), scale[:, None], quantizer.min_level, quantizer.max_level)
+        levels = quantize(source.weight.detach().flatten(1), scale[:, None], quantizer.min_level, quantizer.max_level)
         self.register_buffer("weight_levels", levels.to(torch.int8))
         self.register_buffer("weight_scale", scale)
 
@@ -48,6 +48,17 @@ class PortableLinear(nn.Module):
         exact = exact_dtype(self.quantizer_bound * rows.peak)
         sums = nn.functional.linear(rows.levels.to(exact), self.weight_levels.to(exact))
         return Rows(integers=sums, scale=rows.scale * self.weight_scale, bias=self.bias, dtype=rows.dtype)
+
+
+class PortablePatchLinear(PortableLinear):
+    """A `PatchLinear` as a runtime has it."""
+
+    def __init__(self, source: PatchLinear):
+        super().__init__(source)
+        self.patch_size = source.patch_size
+
+    def forward(self, x: Rows | torch.Tensor) -> Rows:
+        return super().forward(patches(x, self.patch_size))
 
 
 class PortableMatMul(nn.Module):
@@ -76,7 +87,9 @@ def portable(model: TwinPreTrainedModel) -> TwinPreTrainedModel:
     shared.update((id(buffer), buffer) for buffer in model.buffers())
     twin = copy.deepcopy(model, shared).eval()
     for path, module in list(twin.named_modules()):
-        if isinstance(module, Linear):
+        if isinstance(module, PatchLinear):
+            twin.set_submodule(path, PortablePatchLinear(module))
+        elif isinstance(module, Linear):
             twin.set_submodule(path, PortableLinear(module))
         elif isinstance(module, MatMul):
             twin.set_submodule(path, PortableMatMul(module))

@@ -19,7 +19,7 @@ from torch import nn
 
 from spikezip_hf.export.spike_graph import CURRENT, STATIC, Operation
 from spikezip_hf.models.engines import QuantEngine
-from spikezip_hf.models.operators import Conv2d, LayerNorm, Linear, Softmax, Tanh
+from spikezip_hf.models.operators import Conv2d, LayerNorm, Linear, PatchLinear, Softmax, Tanh
 from spikezip_hf.models.quantization import LSQQuantizer
 from spikezip_hf.models.rows import nested
 
@@ -353,6 +353,9 @@ class TracingEngine(QuantEngine):
             kind = "conv2d"
             attributes = {name: list(getattr(module, name)) for name in ("stride", "padding", "dilation")}
             attributes["groups"] = module.groups  # type: ignore[assignment]
+        if isinstance(module, PatchLinear):  # the convolution whose stride is its kernel
+            kind, attributes = "conv2d", {"stride": list(module.patch_size), "padding": [0, 0], "dilation": [1, 1]}
+            attributes["groups"] = 1  # type: ignore[assignment]
         parameters = {"weight": module.weight, "bias": module.bias}
         if (quantizer := module.weight_quantizer) is not None:
             scale = quantizer.threshold(module.weight.dtype)
@@ -361,6 +364,10 @@ class TracingEngine(QuantEngine):
             levels = levels.clamp(quantizer.min_level, quantizer.max_level)
             parameters.update(weight=levels.to(torch.int8), weight_scale=scale)
         result = module(plain(x))
+        if isinstance(module, PatchLinear):  # (B, patches, features) here, (B, features, rows, columns) in a graph
+            result = result.transpose(1, 2).unflatten(2, (x.shape[2] // module.patch_size[0], -1))
+            planes = self.operation(module.name, kind, result, x, attributes=attributes, parameters=parameters)
+            return planes.flatten(2).transpose(1, 2)  # type: ignore[return-value]
         return self.operation(module.name, kind, result, x, attributes=attributes, parameters=parameters)
 
     def encode(self, module, inputs, per_step=False):

@@ -113,6 +113,7 @@ def compose(
         if config.source_model
         else "an ordinary network that is not on record",
         is_text=hasattr(config, "vocab_size"),
+        of_events=getattr(config, "reduced_channels", None) is not None,
         example='"a text"' if hasattr(config, "vocab_size") else '"image.png"',
         facts=list(facts(model, report).items()),
         time_steps=getattr(config, "time_steps", None),

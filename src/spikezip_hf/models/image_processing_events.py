@@ -7,7 +7,7 @@ which sees the sum, has one answer for both.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ def parts_of_events(t: np.ndarray, parts: int, by: str = "time") -> np.ndarray:
         raise ValueError(f"split_by must be one of {', '.join(map(repr, SPLITS_BY))}; got {by!r}.")
     if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
         raise ValueError(f"The number of frames must be an integer of at least 1, got {parts!r}.")
+    if by == "time" and len(t) and (int(t.max()) >= 2**63 or (int(t.max()) - int(t.min()) + 1) * parts >= 2**63):
+        raise ValueError(f"t of the events goes from {t.min()} to {t.max()}: these are no times of one recording.")
     if by == "time" and len(t):
         elapsed = t.astype(np.int64) - int(t.min())
         return elapsed * parts // (int(elapsed.max()) + 1)
@@ -63,13 +65,19 @@ def events_to_frames(
 
     Raises:
         ValueError: an event is outside of the sensor, its polarity is not 0 or 1, its columns are of different
-            lengths, or an argument is out of range.
+            lengths or no whole numbers, or an argument is out of range.
     """
     x, y, p, t = (np.asarray(events[name]) for name in "xypt")
     if not x.shape == y.shape == p.shape == t.shape or x.ndim != 1:
         raise ValueError(
             f"x, y, p and t must be of one length, got shapes {x.shape}, {y.shape}, {p.shape}, {t.shape}."
         )
+    for name, values in (("x", x), ("y", y), ("p", p), ("t", t)):
+        if not are_whole(values):
+            raise ValueError(
+                f"{name} of the events must be whole numbers, got others as {values.dtype}: x and y are in pixels, p "
+                "is 0 or 1, t counts units of the clock, such as microseconds."
+            )
     height, width = sensor_size
     for name, values, bound in (("x", x, width), ("y", y, height), ("p", p, 2)):
         if len(values) and not 0 <= int(values.min()) <= int(values.max()) < bound:
@@ -90,6 +98,13 @@ def events_to_frames(
     if pooled_columns < columns:
         counts = counts[:, :, :, np.arange(columns) * width // columns]
     return counts
+
+
+def are_whole(values: np.ndarray) -> bool:
+    """Whether all are whole numbers, of whatever type."""
+    if values.dtype.kind == "f":
+        return bool((np.isfinite(values) & (np.floor(values) == values)).all())
+    return values.dtype.kind in "iub"
 
 
 class EventImagesKwargs(ImagesKwargs, total=False):  # type: ignore[call-arg]
@@ -145,8 +160,8 @@ class EventImageProcessor(BaseImageProcessor):
         self.rescale_factor = rescale_factor
         for name in ("sensor_size", "size"):
             value = getattr(self, name)
-            if set(value) != {"height", "width"} or min(value.values()) < 1:
-                raise ValueError(f"{name} must have height and width of at least 1, got {value!r}.")
+            if set(value) != {"height", "width"} or not all(type(side) is int and side > 0 for side in value.values()):
+                raise ValueError(f"{name} must have height and width, integers of at least 1, got {value!r}.")
         if not 0 < rescale_factor < math.inf or math.frexp(rescale_factor)[0] != 0.5:
             raise ValueError(
                 f"rescale_factor must be a power of two, got {rescale_factor!r}: with others, frames would not add up "
@@ -171,9 +186,15 @@ class EventImageProcessor(BaseImageProcessor):
         """
         if kwargs:
             raise ValueError(f"{', '.join(kwargs)}: no such argument of {type(self).__name__}; set it when loading.")
-        recordings = [images] if is_recording(images) else list(images)
+        several = isinstance(images, Iterable) and not is_recording(images)
+        recordings = list(images) if several else [images]
         if not recordings:
             raise ValueError("There are no recordings.")
+        if others := [type(one).__name__ for one in recordings if not is_recording(one)]:
+            raise ValueError(
+                f"A recording of events has x, y, p and t, as a dict or a structured array; got {others[0]}. (This is "
+                "the processor of a network for event cameras, which takes no pictures.)"
+            )
         sensor_size, size = ((one["height"], one["width"]) for one in (self.sensor_size, self.size))
         counts = np.stack(
             [
@@ -186,5 +207,7 @@ class EventImageProcessor(BaseImageProcessor):
 
 
 def is_recording(images: Any) -> bool:
-    """Whether something is one recording, and not several."""
-    return isinstance(images, Mapping) or (isinstance(images, np.ndarray) and images.dtype.names is not None)
+    """Whether something is one recording, and not several or something else."""
+    if isinstance(images, np.ndarray):
+        return {*"xypt"} <= {*(images.dtype.names or ())}
+    return isinstance(images, Mapping) and all(name in images for name in "xypt")

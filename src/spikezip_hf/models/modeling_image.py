@@ -64,7 +64,7 @@ class ImagePreTrainedModel(TwinPreTrainedModel):
                 f"{given}. The sizes are num_channels and {remedy}"
             )
         # Not self.dtype: the replicas of DataParallel have no parameters to ask.
-        return pixel_values.to(self.base_model.embeddings.patch_embeddings.projection.weight.dtype)
+        return pixel_values.to(self.base_model.embeddings.patch_embeddings.input_product.weight.dtype)
 
 
 class QuantImageModel(QuantPreTrainedModel, ImagePreTrainedModel):

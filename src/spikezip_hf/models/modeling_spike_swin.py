@@ -43,6 +43,11 @@ class SwinPatchEmbeddings(nn.Module):
         )
         self.node = activation_node(config, config.embed_dim, stage=0)
 
+    @property
+    def input_product(self) -> Conv2d:
+        """The product that takes the image."""
+        return self.projection
+
     def forward(self, pixel_values, engine):
         below, beside = (-side % patch for side, patch in zip(pixel_values.shape[-2:], self.patch_size, strict=True))
         padded = nn.functional.pad(pixel_values, (0, beside, 0, below))

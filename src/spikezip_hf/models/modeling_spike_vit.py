@@ -58,13 +58,17 @@ class ViTPatchEmbeddings(nn.Module):
         )
         self.node = activation_node(config, config.hidden_size, stage=0)
 
+    @property
+    def input_product(self) -> Conv2d:
+        """The product that takes the image."""
+        return self.reduction if self.reduced_channels else self.projection  # type: ignore[return-value]
+
     def forward(self, pixel_values, engine):
-        per_step = pixel_values.dim() == 5
+        current = engine.encode(self.input_product, pixel_values, per_step=pixel_values.dim() == 5)
+        current = current.flatten(2).transpose(1, 2)
         if not self.reduced_channels:
-            current = engine.encode(self.projection, pixel_values, per_step)
-            return engine.fire(self.node, current.flatten(2).transpose(1, 2))
-        current = engine.encode(self.reduction, pixel_values, per_step)
-        pixels = engine.fire(self.reduction_node, current.flatten(2).transpose(1, 2))
+            return engine.fire(self.node, current)
+        pixels = engine.fire(self.reduction_node, current)
         height, width = pixel_values.shape[-2:]
         image = pixels.transpose(1, 2).unflatten(2, (height, width))
         # Pixels beyond the last whole patch are in none.

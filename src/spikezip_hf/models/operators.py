@@ -89,15 +89,17 @@ class PatchLinear(Linear):
         self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
 
     def forward(self, x, bias: bool = True):
-        return super().forward(self.patches(x), bias)
+        return super().forward(patches(x, self.patch_size), bias)
 
-    def patches(self, x):
-        """Pixels of each patch in the order of the weight: (rows, channels, H, W) to (rows, patches, in_features)."""
-        if isinstance(x, Rows):
-            return x.reshaped(self.patches)
-        height, width = self.patch_size
-        x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))
-        return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+def patches(x, patch_size: tuple[int, int]):
+    """Pixels of each patch in the order of a convolution's weight: (rows, channels, H, W) to (rows, patches, channels
+    * height * width)."""
+    if isinstance(x, Rows):
+        return x.reshaped(lambda pixels: patches(pixels, patch_size))
+    height, width = patch_size
+    x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
 def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:

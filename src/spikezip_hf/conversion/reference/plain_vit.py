@@ -112,6 +112,7 @@ class VisionTransformer(nn.Module):
             ("use_distillation_token", False),
             ("norm_after_pooling", False),
             ("positions_of_patches_only", False),
+            ("reduced_channels", None),
         ):
             if getattr(config, field) != usual:
                 raise ValueError(f"{field} is {getattr(config, field)!r}: the layout is that of {usual!r} alone.")

@@ -254,7 +254,9 @@ def assumptions(settings: dict[str, Any], config: PreTrainedConfig) -> list[str]
         return notes
     if "remove_softmax" not in settings:
         notes.append("attention is taken to have its softmax")
-    if settings.get("mean") and settings.get("std"):
+    if config.reduced_channels:
+        notes.append("how images were made of events is not in the file: give the model its EventImageProcessor")
+    elif settings.get("mean") and settings.get("std"):
         notes.append(f"images were normalised with mean {settings['mean']} and std {settings['std']}")
     else:
         notes.append("how images were normalised is not in the file; the reference's commands say mean and std 0.5")
