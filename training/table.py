@@ -1,4 +1,4 @@
-"""The table of the README, from the files in training/results/: one line a network."""
+"""The table of RESULTS.md, from the files in training/results/: one line a network."""
 
 import json
 from pathlib import Path

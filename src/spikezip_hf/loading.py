@@ -83,8 +83,22 @@ def timm_processor(source: str, network):
 
 
 def load_processor(source: str):
-    """The tokenizer or image processor of a network."""
-    return (AutoTokenizer if is_text(model_type(source)) else AutoImageProcessor).from_pretrained(source)
+    """The tokenizer or image processor of a network.
+
+    Raises:
+        OSError: there is none beside it; says how to have one.
+    """
+    of_text = is_text(model_type(source))
+    try:
+        return (AutoTokenizer if of_text else AutoImageProcessor).from_pretrained(source)
+    except OSError as error:
+        if not Path(source).is_dir():
+            raise
+        what = "tokenizer" if of_text else "image processor"
+        raise OSError(
+            f"{source} holds no {what}: save the one that the network was trained with beside it, "
+            f"{what.replace(' ', '_')}.save_pretrained({source!r})."
+        ) from error
 
 
 def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrainedModel], Any]:

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel
 
 from spikezip_hf import QuantViTForImageClassification
+from spikezip_hf.loading import load_network
 from spikezip_hf.models.layers import DropPath
 from spikezip_hf.recipes import networks
 from tests.conftest import make_ann, make_images, make_text_ann, make_texts
@@ -168,3 +169,9 @@ def test_drop_path_leaves_out_both_branches_of_a_layer_in_training():
     with torch.no_grad():
         assert torch.equal(last(hidden), hidden)
         assert not torch.equal(first(hidden), hidden)
+
+
+def test_a_checkpoint_without_a_processor_says_how_to_have_one(tmp_path):
+    make_ann().save_pretrained(tmp_path)
+    with pytest.raises(OSError, match=r"holds no image processor: save the one .*image_processor\.save_pretrained"):
+        load_network(str(tmp_path))

@@ -180,10 +180,10 @@ def lsq_scales(model, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str
 
 def mse_scales(model, batches: list[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """Of the candidates, the scale with the least squared error."""
-    ranges = observe(model, batches, RangeEngine()).ranges
+    ranges = observe(model, batches, RangeEngine(), "calibrating, pass 1 of 2").ranges
     fractions = torch.tensor(MSE_FRACTIONS, dtype=torch.float64, device=model.device)
     candidates = {name: (fractions[:, None] * scale).clamp_min(MIN_SCALE) for name, scale in ranges.items()}
-    errors = observe(model, batches, ErrorEngine(candidates)).errors
+    errors = observe(model, batches, ErrorEngine(candidates), "calibrating, pass 2 of 2").errors
     return {
         name: candidates[name].gather(0, error.argmin(0, keepdim=True)).squeeze(0) for name, error in errors.items()
     }
@@ -191,17 +191,21 @@ def mse_scales(model, batches: list[Mapping[str, torch.Tensor]]) -> dict[str, to
 
 def percentile_scales(model, batches: list[Mapping[str, torch.Tensor]], percentile: float) -> dict[str, torch.Tensor]:
     """The smallest scale at which so many percent are not clipped."""
-    ranges = observe(model, batches, RangeEngine()).ranges
-    histograms = observe(model, batches, HistogramEngine(ranges))
+    ranges = observe(model, batches, RangeEngine(), "calibrating, pass 1 of 2").ranges
+    histograms = observe(model, batches, HistogramEngine(ranges), "calibrating, pass 2 of 2")
     return {name: histograms.scale(name, percentile) for name in ranges}
 
 
 @torch.no_grad()
-def observe(model, batches, engine):
-    """Run the float network over `batches` on an observing engine, in eval mode; returns the engine."""
+def observe(model, batches, engine, what: str = "calibrating"):
+    """Run the float network over `batches` on an observing engine, in eval mode; returns the engine.
+
+    Args:
+        what: it is done for, beside the progress bar.
+    """
     seen = 0
     with eval_mode(model):
-        for batch in tqdm(batches, desc="calibrating", unit="batch"):
+        for batch in tqdm(batches, desc=what, unit="batch"):
             if not isinstance(batch, Mapping):
                 raise ValueError(f"Each of batches must be a dict of model inputs, got {type(batch).__name__}.")
             model(**model.inputs_of(batch), engine=engine)
