@@ -157,7 +157,8 @@ class OfImages(Judged):
     test_resize_embeddings = False  # there is no vocabulary
 
     def inputs(self, maker):
-        return {"pixel_values": torch.rand(maker.batch_size, 3, maker.image_size, maker.image_size)}
+        channels = self.fields.get("num_channels", 3)
+        return {"pixel_values": torch.rand(maker.batch_size, channels, maker.image_size, maker.image_size)}
 
     def test_model_get_set_embeddings(self):
         # As transformers' own test of its ViT: what makes tokens of an image is a module, and no nn.Embedding.

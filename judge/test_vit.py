@@ -14,6 +14,7 @@ from spikezip_hf import (
 )
 
 FIELDS = {**SIZES, "image_size": NetworkMaker.image_size, "patch_size": 4}
+EVENT_FIELDS = {**FIELDS, "num_channels": 2, "reduced_channels": 3}
 
 
 class QuantViTTest(OfImages, unittest.TestCase):
@@ -24,3 +25,13 @@ class QuantViTTest(OfImages, unittest.TestCase):
 class SpikeViTTest(Spiking, OfImages, unittest.TestCase):
     all_model_classes = (SpikeViTModel, SpikeViTForImageClassification)
     config_class, fields = SpikeViTConfig, {**FIELDS, "time_steps": 8}
+
+
+class QuantEventViTTest(OfImages, unittest.TestCase):
+    all_model_classes = (QuantViTModel, QuantViTForImageClassification)
+    config_class, fields = QuantViTConfig, EVENT_FIELDS
+
+
+class SpikeEventViTTest(Spiking, OfImages, unittest.TestCase):
+    all_model_classes = (SpikeViTModel, SpikeViTForImageClassification)
+    config_class, fields = SpikeViTConfig, {**EVENT_FIELDS, "time_steps": 8}
