@@ -99,10 +99,10 @@ def describe(answer: dict[str, Any]) -> str:
     kind = f"{answer['kind']} ({len(answer['maps'])})" if "maps" in answer else answer["kind"]
     lines = [f"Written: {answer['written']}, {kind} of a {answer['network']} ({len(answer['nodes'])} nodes)."]
     if checked := answer.get("checked"):
-        lines.append(
-            f"Checked in onnxruntime: {checked['levels']} levels, {checked['ties']} of them others next to a "
-            f"threshold; logits within {checked['logit_difference']:.1e} of equal levels."
-        )
+        ties, difference = checked["ties"], checked["logit_difference"]
+        levels = f"all but {ties}, next to a threshold, equal" if ties else "all equal"
+        logits = f"logits within {difference:.1e}" if difference else "logits equal"
+        lines.append(f"Checked in onnxruntime: {checked['levels']} levels, {levels}; {logits}.")
     if unsayable := answer.get("unsayable"):
         counts = ", ".join(f"{count} {kind}" for kind, count in unsayable.items())
         lines.append(f"NIR has no word for {counts}: the whole network is what --format spike-graph writes.")
