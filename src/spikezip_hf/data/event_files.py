@@ -12,14 +12,14 @@
 
 import os
 import struct
-import zlib
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 import numpy as np
+
+from spikezip_hf.data.matlab import MatlabError, read_matrix
 
 # The order of the fields is tonic's, whose transforms take such arrays.
 EVENT = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.int8)])
@@ -267,15 +267,10 @@ def read_stmnist(raw: bytes) -> Recording:
     """ST-MNIST (See et al. 2020, arXiv:2005.04319): 10 x 10 taxels, row by row, with spikes of 1 and -1, and a row of
     times in seconds."""
     try:
-        from scipy.io import loadmat
-        from scipy.io.matlab import MatReadError
-    except ImportError as error:
-        raise ImportError("ST-MNIST is in MATLAB files: pip install scipy.") from error
-    try:
-        matrix = loadmat(BytesIO(raw)).get("spiketrain")
-    except (MatReadError, NotImplementedError, OSError, TypeError, ValueError, IndexError, zlib.error) as error:
-        raise FormatError(f"it is no MATLAB file that scipy reads ({error})") from error
-    if not isinstance(matrix, np.ndarray) or matrix.dtype.kind not in "iuf" or matrix.ndim != 2 or len(matrix) != 101:
+        matrix = read_matrix(raw, "spiketrain")
+    except MatlabError as error:
+        raise FormatError(f"it is no MATLAB file that can be read: {error}") from error
+    if matrix is None or matrix.ndim != 2 or len(matrix) != 101:
         raise FormatError("it has no matrix 'spiketrain' of 101 rows of real numbers")
     if not np.isfinite(matrix).all():
         raise FormatError("its times and spikes are not all finite")
