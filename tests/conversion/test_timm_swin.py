@@ -151,3 +151,15 @@ def test_swin_v2_is_refused():
         read_swin(model)
     with pytest.raises(ValueError, match="Linear is no SwinTransformer"):
         read_swin(torch.nn.Linear(2, 2))
+
+
+def test_a_module_of_another_class_is_refused_by_name():
+    """One that shows neither in weights nor in settings."""
+    model = make_timm()
+
+    class Other(type(model.layers[0].blocks[0].attn)):
+        pass
+
+    model.layers[0].blocks[0].attn.__class__ = Other
+    with pytest.raises(ValueError, match=r"layers\.0\.blocks\.0\.attn is a Other, which is not converted"):
+        read_swin(model)

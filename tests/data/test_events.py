@@ -451,8 +451,8 @@ def test_frames_sum_to_the_static_image(frames, size):
     [
         ({"rescale_factor": 0.1}, "rescale_factor must be a power of two"),
         ({"rescale_factor": 0.0}, "rescale_factor must be a power of two"),
-        ({"frames": -1}, "number of frames"),
-        ({"time_bins": 0}, "number of frames"),
+        ({"frames": 0}, "frames must be an integer of at least 1"),
+        ({"time_bins": 0}, "time_bins must be an integer of at least 1"),
         ({"split_by": "rate"}, "split_by must be one of"),
         ({"size": {"shortest_edge": 3}}, "size must have height and width"),
         ({"size": {"height": 3, "width": "4"}}, "size must have height and width"),

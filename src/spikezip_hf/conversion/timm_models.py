@@ -80,10 +80,10 @@ def image_processor_of(model: Any) -> ViTImageProcessorPil | None:
     """The image processor whose pixels are those of timm's own transform for evaluation.
 
     timm's transform is `create_transform(**resolve_data_config(model=model))`, for images of the network's own size.
-    Pixels are equal, but for one case: where a side of the resized image is 3, 7, 11, ... pixels longer than the crop,
-    timm cuts one pixel further on. On disk it is a ViTImageProcessor, which AutoImageProcessor loads to resize with
-    torchvision where that is installed: some pixels are then 1 of 255 levels away. Load it with `backend="pil"` to
-    have timm's.
+    Pixels are equal to rounding, but for one case: where a side of the resized image is 3, 7, 11, ... pixels longer
+    than the crop, timm cuts one pixel further on. On disk it is a ViTImageProcessor, which AutoImageProcessor loads to
+    resize with torchvision where that is installed: some pixels are then 1 of 255 levels away. Load it with
+    `backend="pil"` to have timm's.
 
     Args:
         model: timm's own module, or transformers' TimmWrapper around one, whose config then decides.

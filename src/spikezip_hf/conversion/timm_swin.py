@@ -8,13 +8,30 @@ which the four neighbours are put together is the same.
 from typing import Any
 
 import torch
+from timm.layers import ClassifierHead, DropPath, LayerNorm, Mlp, PatchEmbed, SelectAdaptivePool2d
+from timm.layers.adaptive_avgmax_pool import FastAdaptiveAvgPool
+from timm.models.swin_transformer import (
+    PatchMerging,
+    SwinTransformer,
+    SwinTransformerBlock,
+    SwinTransformerStage,
+    WindowAttention,
+)
 from torch import nn
 from transformers import SwinConfig
 
-from spikezip_hf.conversion.timm_vit import drop_path_rate
+from spikezip_hf.conversion.timm_vit import check_modules, drop_path_rate
 from spikezip_hf.models.configuration_quantization import derive_config
 from spikezip_hf.models.configuration_spike_swin import QuantSwinConfig
 from spikezip_hf.models.windows import Windows
+
+# The modules of a network that is read, by their exact class, as for timm's ViTs.
+MODULES = (
+    *(SwinTransformer, SwinTransformerStage, SwinTransformerBlock, WindowAttention, PatchEmbed, PatchMerging, Mlp),
+    *(ClassifierHead, SelectAdaptivePool2d, FastAdaptiveAvgPool, LayerNorm),
+    *(nn.LayerNorm, nn.Linear, nn.Conv2d, nn.Sequential, nn.Identity, nn.Softmax),
+    *(nn.Dropout, DropPath),  # without effect on what a trained network computes
+)
 
 
 def read_swin(model: nn.Module) -> tuple[SwinConfig, dict[str, torch.Tensor]]:
@@ -31,6 +48,7 @@ def read_swin(model: nn.Module) -> tuple[SwinConfig, dict[str, torch.Tensor]]:
         ValueError: the model is no `SwinTransformer` of timm, or has a part that transformers' Swin lacks; names it.
     """
     config = read_config(model)
+    check_modules(model, MODULES)
     state = model.state_dict()
     check_windows(model, config)
     weights = {
@@ -75,7 +93,8 @@ def read_swin(model: nn.Module) -> tuple[SwinConfig, dict[str, torch.Tensor]]:
 
 def read_config(model: Any) -> SwinConfig:
     """The config of a timm `SwinTransformer`; what is not in it is refused by name."""
-    if (type(model).__name__, type(model).__module__) != ("SwinTransformer", "timm.models.swin_transformer"):
+    family: type = type(model)
+    if family is not SwinTransformer:
         raise ValueError(
             f"{type(model).__name__} is no SwinTransformer of timm. Swin V2 and others attend in another way, and are "
             "not converted."

@@ -40,7 +40,7 @@ def read_vit(model: Any) -> tuple[ViTConfig, dict[str, torch.Tensor]]:
     Raises:
         ValueError: the network has a part that is not read; names it.
     """
-    check_modules(model)
+    check_modules(model, MODULES)
     weights = read_weights(model)
     check_attributes(model)
     block, distilled = model.blocks[0], isinstance(model, VisionTransformerDistilled)
@@ -79,10 +79,10 @@ def square(size: tuple[int, int]) -> int | tuple[int, int]:
     return size[0] if size[0] == size[1] else (size[0], size[1])
 
 
-def check_modules(model: Any) -> None:
+def check_modules(model: Any, classes: tuple[type[nn.Module], ...]) -> None:
     """Raise ValueError at the first module of a class that is not read."""
     for path, module in model.named_modules():
-        if type(module) not in MODULES and not path.endswith(".mlp.act"):
+        if type(module) not in classes and not path.endswith(".mlp.act"):
             raise ValueError(f"{path} is a {type(module).__name__}, which is not converted.")
 
 

@@ -87,9 +87,8 @@ NETWORK_FIELDS = (
     "node_placement",
     "head_act",
     *VIT_FIELDS,
-    "reduced_channels",
-    # No weight of a Swin has a size that would show another of these.
-    "image_size",
+    "reduced_channels",  # not in VIT_FIELDS: the ordinary network for event cameras has it too
+    "image_size",  # no weight of a Swin has a size that would show another
 )
 
 

@@ -16,6 +16,8 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_utils import BaseImageProcessor
 from transformers.processing_utils import ImagesKwargs
 
+from .configuration_quantization import check_choice, check_positive_integer
+
 SPLITS_BY = ("time", "count")
 
 
@@ -30,10 +32,8 @@ def parts_of_events(t: np.ndarray, parts: int, by: str = "time") -> np.ndarray:
     Raises:
         ValueError: `by` or `parts` is out of range.
     """
-    if by not in SPLITS_BY:
-        raise ValueError(f"split_by must be one of {', '.join(map(repr, SPLITS_BY))}; got {by!r}.")
-    if isinstance(parts, bool) or not isinstance(parts, int) or parts < 1:
-        raise ValueError(f"The number of frames must be an integer of at least 1, got {parts!r}.")
+    check_choice("by", by, SPLITS_BY)
+    check_positive_integer("parts", parts)
     if by == "time" and len(t) and (int(t.max()) >= 2**63 or (int(t.max()) - int(t.min()) + 1) * parts >= 2**63):
         raise ValueError(f"t of the events goes from {t.min()} to {t.max()}: these are no times of one recording.")
     if by == "time" and len(t):
@@ -167,8 +167,10 @@ class EventImageProcessor(BaseImageProcessor):
                 f"rescale_factor must be a power of two, got {rescale_factor!r}: with others, frames would not add up "
                 "to the static image exactly."
             )
-        for parts in (frames or 1, time_bins):
-            parts_of_events(np.zeros(0), parts, split_by)
+        check_choice("split_by", split_by, SPLITS_BY)
+        check_positive_integer("time_bins", time_bins)
+        if frames is not None:
+            check_positive_integer("frames", frames)
 
     @property
     def num_channels(self) -> int:
