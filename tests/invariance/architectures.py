@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from spikezip_hf import QuantSwinModel, QuantViTModel
+from spikezip_hf.models.engines import RecordingEngine
 from spikezip_hf.models.simulation import Trajectory
 from tests.conftest import make_images, make_qann, make_swin_qann, make_text_qann, make_texts, spiking_twin
 from tests.models.test_event_vit import frames_of, make_event_qann
@@ -150,6 +151,14 @@ def quantized(qann, batch: dict) -> torch.Tensor:
     """What the spiking twin is held to."""
     outputs = qann(**batch)
     return outputs.logits if "logits" in outputs else outputs.last_hidden_state
+
+
+@torch.no_grad()
+def quantized_levels(qann, batch: dict) -> dict[str, torch.Tensor]:
+    """The level of every node in the quantized network's pass."""
+    recorder = RecordingEngine()
+    qann.network(qann.prepare(**batch), recorder)
+    return recorder.levels
 
 
 @torch.no_grad()
