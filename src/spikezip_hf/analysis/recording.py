@@ -9,6 +9,7 @@ left out.
 feature maps follow, are kept of one sample and chosen nodes alone: see `closeup`.
 """
 
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -83,6 +84,8 @@ class Recording:
 class Watch:
     """Hooks on a model that keep what its nodes do in one run.
 
+    Whoever runs the model meets the hooks: those of another thread are let by, and not recorded.
+
     Args:
         kept: names of nodes of which to keep levels, of a batch of one.
 
@@ -93,12 +96,14 @@ class Watch:
 
     def __init__(self, kept: Collection[str] = ()):
         self.engine: SpikingEngine | None = None
+        self.thread: int | None = None
         self.passes: list[dict[str, torch.Tensor]] = []
         self.levels: dict[str, list[torch.Tensor]] = {name: [] for name in kept}
 
     @contextmanager
     def of(self, model: SpikePreTrainedModel) -> Iterator["Watch"]:
-        """Watch a model while inside."""
+        """Watch a model while inside, as this thread runs it."""
+        self.thread = threading.get_ident()
         handles = [node.register_forward_hook(self.fired) for node in model.nodes]
         handles.append(model.base_model.register_forward_pre_hook(self.begin, with_kwargs=True))
         try:
@@ -108,6 +113,8 @@ class Watch:
                 handle.remove()
 
     def begin(self, module, args, kwargs) -> None:
+        if threading.get_ident() != self.thread:
+            return
         engine = kwargs.get("engine")
         # The event-driven form also makes one pass of the QANN, which is no part of the run.
         self.engine = engine if isinstance(engine, SpikingEngine) else None
@@ -116,7 +123,7 @@ class Watch:
 
     def fired(self, node, args, emitted) -> None:
         engine = self.engine
-        if engine is None:
+        if engine is None or threading.get_ident() != self.thread:
             return
         counts = engine.firing[node.name][0]
         spikes = torch.zeros(engine.chunk, engine.batch_size, dtype=torch.int32, device=counts.device)
