@@ -26,7 +26,7 @@ test: $(VENV)/installed  ## Run the tests
 test-slow: $(VENV)/installed  ## Run the tests that take minutes, which `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 
-judge: $(VENV)/installed  ## Run transformers' own tests of models over ours (3 minutes)
+judge: $(VENV)/installed  ## Run transformers' own tests of models over ours, and SpikingJelly beside ours (3 minutes)
 	$(BIN)/python judge/prepare.py
 	cd judge && HF_HUB_OFFLINE=1 ../$(BIN)/python -m pytest -n auto -q
 

@@ -1,10 +1,14 @@
-"""Lays out transformers' own tests of models, of exactly the installed version, for ours to be judged by.
+"""Brings in what ours is judged by: transformers' own tests of models, and SpikingJelly.
 
-They are not in the wheel, but in the source archive of the same release. Two of its files are taken as they are; the
-three modules that those import and that the archive lacks become empty ones: so the tests of exporters and of text
-generation are out.
+The tests, of exactly the installed version, are not in the wheel, but in the source archive of the same release. Two
+of its files are taken as they are; the three modules that those import and that the archive lacks become empty ones:
+so the tests of exporters and of text generation are out.
+
+SpikingJelly is installed beside them and not into the environment, without what it requires: of that, loguru alone is
+imported on the way to its neurons and to its recipe for SpikeZIP-TF.
 """
 
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -14,6 +18,7 @@ from pathlib import Path
 
 HOME = Path(__file__).parents[1] / ".judge"
 TAKEN = ("test_modeling_common.py", "test_configuration_common.py")
+PEERS = ("spikingjelly==2.0.0", "loguru==0.7.3")
 STUBS = {
     "exporters/test_export.py": "class ExportTesterMixin:\n    pass\n",
     "generation/test_utils.py": "class GenerationTesterMixin:\n    pass\n",
@@ -22,6 +27,23 @@ STUBS = {
 
 
 def prepare() -> None:
+    """Fetch what is not there yet."""
+    prepare_peers()
+    prepare_tests()
+
+
+def prepare_peers() -> None:
+    """Install PEERS, unless these versions are there already."""
+    stamp = HOME / "peers" / "versions"
+    if stamp.is_file() and stamp.read_text() == " ".join(PEERS):
+        return
+    shutil.rmtree(stamp.parent, ignore_errors=True)
+    command = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", "--no-deps"]
+    subprocess.run([*command, "--target", str(stamp.parent), *PEERS], check=True)
+    stamp.write_text(" ".join(PEERS))
+
+
+def prepare_tests() -> None:
     """Fetch and lay out the tests, unless those of this version are there already."""
     release = version("transformers")
     stamp = HOME / "version"

@@ -132,7 +132,9 @@ def twins(name: str, dtype: torch.dtype) -> Twins:
     torch.manual_seed(0)
     architecture = ARCHITECTURES[name]
     qann = architecture.make(dtype).eval()
-    return Twins(name, qann, spiking_twin(qann, time_steps=TIME_STEPS, **architecture.spiking), architecture.inputs(qann, 6))
+    return Twins(
+        name, qann, spiking_twin(qann, time_steps=TIME_STEPS, **architecture.spiking), architecture.inputs(qann, 6)
+    )
 
 
 @cache

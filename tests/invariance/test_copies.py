@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from tests.invariance.architectures import fingerprint, quantized, reference, run
+from tests.invariance.architectures import fingerprint, quantized, reference, run, twins
 
 
 def answers(twins) -> str:
@@ -29,7 +29,9 @@ COPIES = {
     "deepcopy": copy.deepcopy,
     "pickle": lambda model: pickle.loads(pickle.dumps(model)),
     "torch.save": through_torch,
-    "state dict": lambda model: filled(type(model)(copy.deepcopy(model.config), **model.construction), model.state_dict()),
+    "state dict": lambda model: filled(
+        type(model)(copy.deepcopy(model.config), **model.construction), model.state_dict()
+    ),
     "meta": lambda model: filled(copy.deepcopy(model).to("meta").to_empty(device="cpu"), model.state_dict()),
 }
 
@@ -76,6 +78,16 @@ def test_twins_share_nothing(plain):
         assert one.config is not other.config
         assert one.config.id2label is not other.config.id2label
     assert torch.equal(quantized(again, plain.batch), quantized(plain.qann, plain.batch))
+
+
+@pytest.mark.parametrize("arguments", [{}, {"dtype": torch.float64}, {"dtype": "auto"}], ids=str)
+def test_saved_and_loaded_in_float64(plain, tmp_path, arguments):
+    """Scales that were calibrated in float64 stay so."""
+    wide = twins(plain.name, torch.float64)
+    wide.snn.save_pretrained(tmp_path)
+    loaded = type(wide.snn).from_pretrained(tmp_path, **arguments)
+    assert {quantizer.scale.dtype for quantizer in loaded.quantizers} == {torch.float64}
+    assert answers(wide._replace(snn=loaded)) == undisturbed(wide)
 
 
 def test_saved_and_loaded(plain, tmp_path):

@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tests.invariance.architectures import (
     ARCHITECTURES,
@@ -21,7 +21,7 @@ from tests.invariance.architectures import (
 
 
 def assert_fixed_point(qann, batch, found) -> None:
-    """What is said to be at equilibrium is; the readout of the last step then had the QANN's shape, and has its bits."""
+    """What is said to be at equilibrium is: the readout's last step had the QANN's shape, and it has its bits."""
     proven = found.equilibrium_step > 0
     for name, levels in quantized_levels(qann, batch).items():
         assert torch.equal(found.levels[name][proven], levels[proven]), name
@@ -41,11 +41,10 @@ def test_schedules(plain, schedule):
     assert not torch.equal(found.spike_counts, reference(plain.name, torch.float32).spike_counts)  # another way there
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-def test_executions(name):
-    """The paper's operators step by step. In float64: in float32 their sums of changes drift."""
-    _, qann, snn, batch = twins(name, torch.float64)
-    expected = reference(name, torch.float64)
+def test_executions(plain):
+    """The paper's operators step by step, in float64: in float32 their sums of changes drift."""
+    _, _, snn, batch = twins(plain.name, torch.float64)
+    expected = reference(plain.name, torch.float64)
     assert_same_samples(run(snn, batch, execution="event"), expected, exact=False)
     assert torch.equal(run(snn, batch, execution="equilibrium").readout, expected.readout)
 
@@ -100,16 +99,21 @@ def check_any_run(name, samples, time_steps, chunk_steps, stop, more_spikes, see
         assert (found.equilibrium_step > 0).all()
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@settings(derandomize=True, max_examples=6, deadline=None, database=None)
-@given(RUNS)
-def test_any_run(name, chosen):
-    check_any_run(name, **chosen)
+@settings(
+    derandomize=True,
+    max_examples=6,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # `plain` is shared, and nothing changes it
+)
+@given(chosen=RUNS)
+def test_any_run(plain, chosen):
+    check_any_run(plain.name, **chosen)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @settings(max_examples=150, deadline=None, database=None)
-@given(RUNS)
+@given(chosen=RUNS)
 def test_any_of_many_runs(name, chosen):
     check_any_run(name, **chosen)

@@ -1,12 +1,13 @@
-"""Torch's modes: inference_mode, gradients, training in between, deterministic algorithms."""
+"""Torch's modes: inference_mode, gradients, training in between, deterministic algorithms, defaults, threads."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
 from torch.utils import deterministic
 
-from tests.invariance.architectures import fingerprint, quantized, reference, run
+from tests.invariance.architectures import assert_same_samples, fingerprint, quantized, reference, run
 
 
 def undisturbed(twins) -> str:
@@ -111,10 +112,66 @@ def test_deterministic_algorithms(plain, deterministic_algorithms):
     assert torch.equal(found.readout, quantized(qann, plain.batch))
 
 
+@contextmanager
+def default_dtype(dtype: torch.dtype):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+DEFAULTS = {
+    "float64": lambda: default_dtype(torch.float64),
+    "bfloat16": lambda: default_dtype(torch.bfloat16),
+    "another device": lambda: torch.device("meta"),  # as "cuda" for a model on the CPU, and can be had anywhere
+}
+
+
+@pytest.mark.parametrize("default", DEFAULTS)
+def test_defaults_for_new_tensors(plain, default):
+    """Where and of what type tensors are made that nobody says it of is no business of a model that is there."""
+    long = fingerprint(run(plain.snn, plain.batch, stop="never", time_steps=20))
+    with DEFAULTS[default]():
+        assert answers(plain.snn, plain.batch) == undisturbed(plain)
+        assert fingerprint(run(plain.snn, plain.batch, stop="never", time_steps=20)) == long
+        assert (run(plain.snn, plain.batch, execution="event").spike_counts.sum(1) > 0).all()
+        assert torch.equal(plain.qann(**plain.batch)[0], quantized(plain.qann, plain.batch))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_models_made_under_another_default_dtype(plain, dtype, tmp_path):
+    """Copies keep the types of what they are made from; scales are float32 or wider whatever is the default."""
+    plain.qann.save_pretrained(tmp_path)
+    with default_dtype(dtype):
+        snn = type(plain.snn).from_quantized(plain.qann, **plain.architecture.spiking, time_steps=48)
+        new = type(plain.qann)(copy.deepcopy(plain.qann.config))
+        loaded = type(plain.qann).from_pretrained(tmp_path, dtype=torch.float32)
+    assert answers(snn, plain.batch) == undisturbed(plain)
+    assert torch.equal(quantized(loaded, plain.batch), quantized(plain.qann, plain.batch))
+    assert {quantizer.scale.dtype for quantizer in new.quantizers} == {torch.promote_types(dtype, torch.float32)}
+
+
+def test_number_of_threads(own):
+    """Of torch and of the kernels: products of integers have one answer, and levels are the same anyway."""
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 3):
+            torch.set_num_threads(number)
+            found = run(own.snn, own.batch, output_time_steps=True)
+            assert_same_samples(found, reference(own.name, own.qann.dtype), own.exact)
+            assert torch.equal(found.readout, quantized(own.qann, own.batch))
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_run_after_run(plain):
     """Nothing is left of a run, whatever came in between: another batch, another length, an error."""
     half = {name: tensor[:3] for name, tensor in plain.batch.items()}
-    broken = {name: tensor * float("nan") if tensor.is_floating_point() else tensor - 9 for name, tensor in half.items()}
+    broken = {
+        name: tensor * float("nan") if tensor.is_floating_point() else tensor - 9 for name, tensor in half.items()
+    }
     run(plain.snn, half, time_steps=6)
     with pytest.raises(ValueError, match=r"finite|must"):
         run(plain.snn, broken)

@@ -1,6 +1,6 @@
 """Networks in worker processes, forked and spawned, after their parent has used the kernels.
 
-One process of each kind runs the whole table. What it found is compared bit for bit, as fingerprints.
+One process of each kind runs a few of every kind of network. What it found is compared bit for bit, as fingerprints.
 """
 
 import multiprocessing
@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from tests.invariance.architectures import ARCHITECTURES, fingerprint, quantized, run, twins
+from tests.invariance.architectures import fingerprint, quantized, run, twins
+from tests.invariance.conftest import QUICK
 
 SECONDS = 240  # after which a process counts as stuck
 
@@ -69,7 +70,7 @@ def busy_thread(work):
 
 @pytest.fixture(scope="module")
 def everything():
-    return [twins(name, torch.float32) for name in ARCHITECTURES]
+    return [twins(name, torch.float32) for name in QUICK]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,10 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [pytest.param(way, marks=pytest.mark.slow if way == "spawn" else ()) for way in WAYS],  # it imports everything
+)
 def test_workers_find_what_their_parent_finds(way, everything, expected):
     found = WAYS[way](everything)
     assert found == expected

@@ -34,7 +34,9 @@ def test_simulations(plain):
     batches = [rotated(plain.batch, by) for by in range(THREADS)]
     alone = [fingerprint(run(plain.snn, batch)) for batch in batches]
     assert len(set(alone)) == THREADS
-    together = at_once([lambda batch=batch: [fingerprint(run(plain.snn, batch)) for _ in range(3)] for batch in batches])
+    together = at_once(
+        [lambda batch=batch: [fingerprint(run(plain.snn, batch)) for _ in range(3)] for batch in batches]
+    )
     assert together == [[expected] * 3 for expected in alone]
 
 

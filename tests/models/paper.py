@@ -112,7 +112,9 @@ def vit(sim: Simulation, image, patch_size: int, layers: int, heads: int, eps: f
     rows, columns = height // patch_size, width // patch_size
     patches = image.reshape(channels, rows, patch_size, columns, patch_size).transpose(1, 3, 0, 2, 4)
     patches = patches.reshape(rows * columns, -1) * (1.0 if sim.first else 0.0)
-    x = sim.neurons("embeddings.patch_embeddings.node", sim.activation_weight("embeddings.patch_embeddings.projection", patches))
+    x = sim.neurons(
+        "embeddings.patch_embeddings.node", sim.activation_weight("embeddings.patch_embeddings.projection", patches)
+    )
     x = np.concatenate([np.zeros_like(x[:1]), x])
     if sim.first:
         x = x + sim.weights["embeddings.position_embeddings"][0]

@@ -113,7 +113,7 @@ class TestRandomNetworks:
 
 @pytest.fixture(scope="module")
 def digits():
-    """A ViT that has learned the digits, quantized to 16 levels: float32 weights and scales as training leaves them."""
+    """A ViT that has learned the digits, quantized to 16 levels, with the float32 numbers that training leaves."""
     data = load_digits()
     pixels = torch.tensor(data.images, dtype=torch.float32)[:, None] / 8 - 1
     labels = torch.tensor(data.target)

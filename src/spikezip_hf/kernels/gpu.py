@@ -37,7 +37,8 @@ def gpu_library(device: torch.device) -> "GpuLibrary | None":
         logger.warning(f"triton cannot be used, the reference does the work of neurons: {said_by(error)}")
         return None
     try:
-        exact = built.gives_reference()
+        with torch.device("cpu"):  # where its cases are made, whatever the default is
+            exact = built.gives_reference()
     except Exception as error:  # of the compiler, its own compiler, the driver: whatever it is, there is another way
         logger.warning(f"The GPU kernel could not be built, the reference does the work: {said_by(error)}")
         return None
@@ -126,7 +127,7 @@ class GpuLibrary:
         """
         steps, samples = index.shape
         count, features = tracer.numel() // samples, current.shape[-1]
-        own_row = torch.arange(index.numel()).view(index.shape)
+        own_row = torch.arange(index.numel(), device="cpu").view(index.shape)
         all_rows = current.shape[0] == index.numel() and torch.equal(index, own_row)
         levels = torch.empty(steps * samples, *tracer.shape[1:], dtype=torch.int8, device=self.device)
         report = torch.zeros((steps + 1) * samples + 1, dtype=torch.int64, device=self.device)
@@ -170,7 +171,8 @@ class GpuLibrary:
             # Not by the kernel: what it reads it leaves alone, so that autotuning can run it again.
             tracer.copy_(levels[-samples:])
         counts, behind = report[:-1].view(steps + 1, samples).split([steps, 1])
-        return levels, torch.ones(steps, samples, dtype=torch.bool), own_row, counts, behind[0] == 0, report[-1] > 0
+        changed = torch.ones(steps, samples, dtype=torch.bool, device="cpu")
+        return levels, changed, own_row, counts, behind[0] == 0, report[-1] > 0
 
     def gives_reference(self) -> bool:
         """Whether hard cases come out as plain torch has them on this device, in every configuration."""

@@ -31,6 +31,7 @@ SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-std=c11", "-fPIC")
 int64 = ctypes.c_int64
 PANEL = 64  # as in products.h
+CPU = torch.device("cpu")  # named wherever memory is taken: the default may be another device
 
 
 @cache
@@ -53,7 +54,9 @@ def library() -> "Library | None":
         said = getattr(error, "stderr", None) or str(error)
         logger.warning(f"The CPU kernels could not be built, the reference ones do the work: {said.strip()[-500:]}")
         return None
-    if not built.gives_reference():
+    with CPU:
+        exact = built.gives_reference()
+    if not exact:
         logger.warning("The CPU kernels, as this compiler built them, are not exact: the reference ones do the work.")
         return None
     return built
@@ -173,7 +176,7 @@ class Library:
     def values(self, integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """See `models.kernels.values_of`."""
         features = integers.shape[-1]
-        values = torch.empty(integers.shape, dtype=torch.float32)
+        values = torch.empty(integers.shape, dtype=torch.float32, device=CPU)
         if values.numel():
             self.functions.spikezip_value(
                 address(integers),
@@ -193,7 +196,7 @@ class Library:
     def weight_levels(self, weight: torch.Tensor, scale: torch.Tensor, max_level: int) -> torch.Tensor:
         """See `models.kernels.weight_levels`."""
         n, k = weight.shape
-        levels = torch.empty(k, n, dtype=torch.int8)
+        levels = torch.empty(k, n, dtype=torch.int8, device=CPU)
         self.functions.spikezip_weight_levels(
             address(weight), address(scale), int64(n), int64(k), max_level, address(levels)
         )
@@ -208,8 +211,9 @@ class Library:
         """See `models.kernels.weight_panels`."""
         n, k = weight.shape
         width = -(-n // PANEL) * PANEL
-        panels = torch.empty(width // PANEL * self.functions.spikezip_panel_bytes(int64(k)), dtype=torch.int8)
-        correction = torch.empty(width, dtype=torch.int32)
+        size = width // PANEL * self.functions.spikezip_panel_bytes(int64(k))
+        panels = torch.empty(size, dtype=torch.int8, device=CPU)
+        correction = torch.empty(width, dtype=torch.int32, device=CPU)
         self.functions.spikezip_weight_panels(
             address(weight), address(scale), int64(n), int64(k), max_level, address(panels), address(correction)
         )
@@ -221,7 +225,7 @@ class Library:
         """The sums of a product, (..., out_features) int32; with a scale, values in float32."""
         levels = product.levels.contiguous()
         n, k = product.weight.shape
-        out = torch.empty(product.shape, dtype=torch.int32 if scale is None else torch.float32)
+        out = torch.empty(product.shape, dtype=torch.int32 if scale is None else torch.float32, device=CPU)
         self.functions.spikezip_linear(
             address(levels),
             int64(levels.numel() // k),
@@ -257,9 +261,9 @@ class Library:
         if a.stride(-1) != 1:
             a = a.contiguous()
         if b.stride(-1) == 1:  # probabilities and values: a context, whose heads come together again
-            out = torch.empty(rows, m, heads, n, dtype=dtype).transpose(1, 2)
+            out = torch.empty(rows, m, heads, n, dtype=dtype, device=CPU).transpose(1, 2)
         else:
-            out = torch.empty(rows, heads, m, n, dtype=dtype)
+            out = torch.empty(rows, heads, m, n, dtype=dtype, device=CPU)
         self.functions.spikezip_products(
             address(a),
             numbers(*a.stride()),
@@ -330,9 +334,10 @@ class Library:
         index = index.long().contiguous()
         if tokens is not None:
             tokens = tokens.contiguous()
-        levels = torch.empty(steps * samples, *tracer.shape[1:], dtype=torch.int8)
-        row_of, counts = (torch.empty(steps, samples, dtype=torch.int64) for _ in range(2))
-        changed, at_target = torch.empty(steps, samples, dtype=torch.bool), torch.empty(samples, dtype=torch.bool)
+        levels = torch.empty(steps * samples, *tracer.shape[1:], dtype=torch.int8, device=CPU)
+        row_of, counts = (torch.empty(steps, samples, dtype=torch.int64, device=CPU) for _ in range(2))
+        changed = torch.empty(steps, samples, dtype=torch.bool, device=CPU)
+        at_target = torch.empty(samples, dtype=torch.bool, device=CPU)
         given_and_filled = {
             "current": given,
             "scale": scale,

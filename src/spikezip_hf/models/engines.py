@@ -307,9 +307,10 @@ class CumulativeEngine(SpikingEngine):
             return self.rows(self.chosen(self.currents[module.name]))
         if self.accumulated_input is None:
             self.accumulated_input = accumulate(inputs)
-        arrives = torch.arange(self.step, self.step + self.chunk) < self.input_steps
+        steps = torch.arange(self.step, self.step + self.chunk, device="cpu")
+        arrives = steps < self.input_steps
         arrives[0] = True
-        frames = torch.arange(self.step, self.step + self.chunk)[arrives].clamp_max(self.input_steps - 1)
+        frames = steps[arrives].clamp_max(self.input_steps - 1)
         accumulated = self.chosen(self.accumulated_input)[:, frames.to(inputs.device)]
         timeline = Timeline(arrives[:, None].expand(-1, self.num_samples))
         return Rows(module(accumulated.transpose(0, 1).flatten(0, 1).contiguous()), timeline=timeline)

@@ -141,7 +141,7 @@ def multiplies_bytes() -> bool:
     """
     if not torch.backends.mkldnn.is_available():
         return False
-    a, b = torch.full((9, 64), 127, dtype=torch.int8), torch.full((64, 33), 127, dtype=torch.int8)
+    a, b = (torch.full(shape, 127, dtype=torch.int8, device="cpu") for shape in ((9, 64), (64, 33)))
     a[::2], b[:, ::2] = -128, -127
     return torch.equal(torch._int_mm(a, b).double(), a.double() @ b.double())
 

@@ -104,7 +104,7 @@ def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows) -> torch.Tensor:
         return node.quantize(rows.values)
     # One step of neurons that may fire as often as it takes.
     one_step = rows.retimed(Timeline.constant(1, rows.shape[0]))
-    rest = torch.zeros(rows.shape, dtype=node.level_dtype)
+    rest = torch.zeros(rows.shape, dtype=node.level_dtype, device=rows.device)
     fired = fire(node, one_step, rest, max_spikes=node.levels - 1)
     if bool(fired.undefined):
         raise undefined_current(node.name)
@@ -144,7 +144,8 @@ def fire_reference(
     levels = track(target, tracer, max_spikes, closed_steps, coarse_steps)
     counts = levels.diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1, dtype=torch.int64)
     # On a GPU to look which rows have changed would wait for the device, at every node: there all are kept.
-    changed = counts > 0 if levels.device.type == "cpu" else torch.ones(counts.shape, dtype=torch.bool)
+    on_cpu = levels.device.type == "cpu"
+    changed = counts > 0 if on_cpu else torch.ones(counts.shape, dtype=torch.bool, device="cpu")
     changed[0] = True
     timeline = Timeline(changed)
     rows = levels.flatten(0, 1)

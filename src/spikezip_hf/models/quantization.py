@@ -106,7 +106,8 @@ class Quantizer(nn.Module):
 
     def __init__(self, scales: int):
         super().__init__()
-        self.scale = nn.Parameter(torch.full((scales,), self.default_scale))
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)  # the default may be a half
+        self.scale = nn.Parameter(torch.full((scales,), self.default_scale, dtype=dtype))
         self.register_buffer("initialized", torch.tensor(False))
         self.initialized: torch.Tensor
 

@@ -41,7 +41,7 @@ class Timeline:
     @classmethod
     def constant(cls, steps: int, samples: int) -> "Timeline":
         """One row a sample for all steps."""
-        changed = torch.zeros(steps, samples, dtype=torch.bool)
+        changed = torch.zeros(steps, samples, dtype=torch.bool, device="cpu")
         changed[0] = True
         return cls(changed)
 

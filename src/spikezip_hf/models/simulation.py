@@ -148,7 +148,11 @@ def simulate(
         if stop == "confidence":
             counted = decide(engine, steps, decided, confidence_threshold)
             last = (counted - 1).clamp_min(0).to(steps.device)
-            kept = torch.where(counted[:, None] > 0, steps[last, torch.arange(steps.shape[1])], engine.chosen(before))
+            kept = torch.where(
+                counted[:, None] > 0,
+                steps[last, torch.arange(steps.shape[1], device=steps.device)],
+                engine.chosen(before),
+            )
         else:
             kept = steps[-1]
         engine.conclude(counted)
