@@ -6,6 +6,8 @@ changes of one step) is the business of the engines. The event-driven forms keep
 in the run of an `EventEngine`, one for each named module, and end with it.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -24,7 +26,7 @@ class LinearMap(nn.Module):
     name: str = ""
     in_features: int
     weight: torch.Tensor
-    bias: torch.Tensor | None
+    bias: Any
     weight_quantizer: WeightQuantizer | None
 
     def forward(self, x, bias: bool = True):
