@@ -36,7 +36,9 @@ from transformers import Pipeline, pipeline
 from spikezip_hf.loading import class_of
 from spikezip_hf.recipes.stage import provenance
 
-WORDS = "a the film movie plot is was good bad not very funny dull slow bright it this that of and but 电影 हिन्दी 🎬 zyx"
+WORDS = (
+    "a the film movie plot is was good bad not very funny dull slow bright it this that of and but 电影 हिन्दी 🎬 zyx"
+)
 BETWEEN_LOOKS = 1.0  # seconds
 WARM_UP = 0.2  # of a run, before memory is looked at
 BATCHES_DIFFER = 1e-4  # of scores: batches of other sizes and lengths than one are other sums in float32
