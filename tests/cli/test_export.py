@@ -51,6 +51,16 @@ def test_a_program_of_a_step(here, tmp_path):
     assert torch.equal(program(*step.example(4))[0], step(*step.example(4))[0])
 
 
+def test_an_onnx_file_shows_its_progress_and_leaves_stdout_to_json(here, tmp_path):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    result = run("qann", str(tmp_path / "net.onnx"), "--json")
+    assert json.loads(result.stdout)["checked"]["levels"] > 0
+    assert "exporting" in result.stderr
+    for part in ("making the graph", "writing", "checking"):
+        assert part in result.stderr
+
+
 def test_a_spike_checkpoint_as_quantized_network(here, tmp_path):
     result = run("snn", str(tmp_path / "net.pt2"), "--format", "torch", "--what", "quantized")
     assert result.stdout.startswith("Written: ")

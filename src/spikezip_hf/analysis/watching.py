@@ -5,6 +5,7 @@ watched = watcher.watch("a stirring , funny film")  # simulates; everything afte
 watched.frame(12).probabilities
 """
 
+import os
 import threading
 from dataclasses import dataclass
 from functools import cached_property
@@ -235,8 +236,12 @@ class Watcher:
         return self.watch_text(what) if self.of_text else self.watch_image(what)
 
     def watch_text(self, text: str | None) -> Watched:
+        if text is not None and not isinstance(text, str):
+            raise ValueError(f"A text is watched here, and this is of the type {type(text).__name__}.")
         if not text or not text.strip():
             raise ValueError("There is no text: type a sentence.")
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError("The text has half a character in it (a lone surrogate): type it anew.")
         inputs = dict(self.processor(text.strip(), return_tensors="pt", verbose=False))
         ids = inputs["input_ids"][0].tolist()
         if len(ids) > self.max_length:  # type: ignore[operator]
@@ -289,6 +294,8 @@ def read_image(image: Any, mode: str) -> Any:
     """
     from PIL import Image, ImageOps
 
+    if not isinstance(image, Image.Image | str | os.PathLike):
+        raise ValueError(f"An image of PIL or the path of a file is watched here, and this is {type(image).__name__}.")
     try:
         return ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.open(image)).convert(mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # of PIL, of broken files

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
@@ -14,7 +13,7 @@ from spikezip_hf.data.class_folders import read_class_folders
 from spikezip_hf.data.columns import Labels, find_column, has_labels, join_labels
 from spikezip_hf.data.event_files import ENDINGS, EVENT, read_events
 from spikezip_hf.data.sources import AnyDataset, open_source, split_files
-from spikezip_hf.data.tables import class_names, parquet_schema
+from spikezip_hf.data.tables import read_parquet
 
 COLUMNS = ("x", "y", "p", "t")
 
@@ -44,7 +43,7 @@ def load_events(
     if not isinstance(source, Path):
         splits = from_columns(source, label_column, name)
     elif files := split_files(source, [".parquet"]):
-        splits = read_parquet(files, label_column)
+        splits = read_event_parquet(files, label_column)
     else:
         splits = read_event_folder(source)
     return split_off_test(splits, test_share) if test_share and "test" not in splits else splits
@@ -76,29 +75,15 @@ def check_columns(columns: list[str], where: object) -> None:
         )
 
 
-def read_parquet(files: Mapping[str, list[Path]], label_column: str | None) -> DatasetDict:
-    """The splits of Parquet files. Columns and labels are checked before an event is read."""
-    labels: dict[tuple[str, Path], Labels] = {}
-    columns = set()
-    for split, path in ((split, path) for split, paths in files.items() for path in paths):
-        schema = parquet_schema(path)
+def read_event_parquet(files: Mapping[str, list[Path]], label_column: str | None) -> DatasetDict:
+    """The splits of Parquet files with recordings."""
+
+    def columns_of(schema: pyarrow.Schema, path: Path) -> tuple[str, ...]:
         check_columns(schema.names, path)
-        label = find_column("label", schema.names, label_column, path)
-        values = pyarrow.parquet.read_table(path, columns=[label])[label].to_pylist()
-        labels[split, path] = Labels(values, f"{path}, row", names=class_names(schema, label))
-        columns.add(label)
-    if len(columns) > 1:
-        raise ValueError(f"{path.parent} has files with other columns than each other: {sorted(columns)}.")
-    if "test" in files and not any(has_labels(labels["test", path].values) for path in files["test"]):
-        labels = {place: found for place, found in labels.items() if place[0] != "test"}
-    kinds = Features.from_arrow_schema(schema)
-    features = Features({**{name: kinds[name] for name in COLUMNS}, label: join_labels(labels)})
-    data = datasets.load_dataset(
-        "parquet",
-        data_files={split: [str(path) for path in files[split]] for split in dict.fromkeys(key[0] for key in labels)},
-        columns=list(features),
-        features=features,
-    )
+        return (*COLUMNS, find_column("label", schema.names, label_column, path))
+
+    data = read_parquet(files, columns_of)
+    label = next(iter(data.values())).column_names[-1]
     return data if label == "label" else data.rename_column(label, "label")
 
 

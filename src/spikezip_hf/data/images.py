@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -11,11 +10,11 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from spikezip_hf.data.cifar import Version, cifar_version, read_cifar
 from spikezip_hf.data.class_folders import class_files, read_class_folders, with_indices
-from spikezip_hf.data.columns import Labels, as_dict, find_column, has_labels, join_labels, standardize
+from spikezip_hf.data.columns import Labels, as_dict, find_column, join_labels, standardize
 from spikezip_hf.data.idx import read_idx
 from spikezip_hf.data.imagenet import class_table, images_home, loose_images, sort_by_table
 from spikezip_hf.data.sources import AnyDatasetDict, group_splits, open_source, split_files
-from spikezip_hf.data.tables import class_names, parquet_schema
+from spikezip_hf.data.tables import read_parquet
 
 ENDINGS = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
@@ -60,7 +59,7 @@ def load_images(
     if version := cifar_version(source):
         return as_dict(read_cifar_folder(source, version, label_column), streaming)
     if files := split_files(source, [".parquet"]):
-        return read_parquet(files, image_column, label_column, streaming)
+        return read_image_parquet(files, image_column, label_column, streaming)
     home = images_home(source)
     if table := class_table(home):
         return as_dict(read_imagenet(home, table), streaming)
@@ -114,33 +113,19 @@ def idx_file(folder: Path, name: str) -> Path:
     raise FileNotFoundError(f"{folder} lacks {name}.gz.")
 
 
-def read_parquet(
+def read_image_parquet(
     files: Mapping[str, list[Path]], image_column: str | None, label_column: str | None, streaming: bool
 ) -> AnyDatasetDict:
-    """The splits of Parquet files. Columns and labels are checked before an image is read."""
-    columns: set[tuple[str, str]] = set()
-    labels: dict[tuple[str, Path], Labels] = {}
-    for split, path in ((split, path) for split, paths in files.items() for path in paths):
-        schema = parquet_schema(path)
+    """The splits of Parquet files with encoded images."""
+
+    def columns_of(schema: pyarrow.Schema, path: Path) -> tuple[str, str]:
         image = find_column("image", schema.names, image_column, path)
-        label = find_column("label", schema.names, label_column, path)
         check_encoded(schema.field(image), path)
-        values = pyarrow.parquet.read_table(path, columns=[label])[label].to_pylist()
-        columns.add((image, label))
-        labels[split, path] = Labels(values, f"{path}, row", names=class_names(schema, label))
-    if len(columns) > 1:
-        raise ValueError(f"{path.parent} has files with other columns than each other: {sorted(columns)}.")
-    if "test" in files and not any(has_labels(labels["test", path].values) for path in files["test"]):
-        labels = {place: found for place, found in labels.items() if place[0] != "test"}
-    features = Features({image: Image(), label: join_labels(labels)})
-    data = datasets.load_dataset(
-        "parquet",
-        data_files={split: [str(path) for path in files[split]] for split in dict.fromkeys(key[0] for key in labels)},
-        columns=list(features),
-        features=features,
-        streaming=streaming,
-    )
-    new_names = {old: new for old, new in ((image, "image"), (label, "label")) if old != new}
+        return image, find_column("label", schema.names, label_column, path)
+
+    data = read_parquet(files, columns_of, Image(), streaming)
+    old_names = next(iter(data.values())).column_names
+    new_names = {old: new for old, new in zip(old_names, ("image", "label"), strict=True) if old != new}
     return data.rename_columns(new_names) if new_names else data
 
 

@@ -2,15 +2,17 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 from datasets import ClassLabel, Features
 
-from spikezip_hf.data.columns import Labels
+from spikezip_hf.data.columns import Labels, has_labels, join_labels
+from spikezip_hf.data.sources import AnyDatasetDict
 
 ENDINGS = (".tsv", ".csv", ".json", ".jsonl", ".parquet")
 
@@ -54,6 +56,44 @@ def read_table(path: Path, text: str, label: str) -> tuple[list[str], Labels]:
     if not texts:
         raise ValueError(f"{path} has no examples.")
     return texts, labels
+
+
+def read_parquet(
+    files: Mapping[str, list[Path]],
+    columns_of: Callable[[pyarrow.Schema, Path], tuple[str, ...]],
+    kind: Any = None,
+    streaming: bool = False,
+) -> AnyDatasetDict:
+    """The splits of Parquet files. Columns and labels are checked before anything else is read.
+
+    Args:
+        columns_of: the columns to read of a file, the label last; raises ValueError if they are not there.
+        kind: type of the columns but the label; the files' own if None.
+
+    Raises:
+        ValueError: a file is no Parquet, files differ in their columns, or a label is not one.
+    """
+    columns: set[tuple[str, ...]] = set()
+    labels: dict[tuple[str, Path], Labels] = {}
+    for split, path in ((split, path) for split, paths in files.items() for path in paths):
+        schema = parquet_schema(path)
+        *contents, label = found = columns_of(schema, path)
+        values = pyarrow.parquet.read_table(path, columns=[label])[label].to_pylist()
+        columns.add(found)
+        labels[split, path] = Labels(values, f"{path}, row", names=class_names(schema, label))
+    if len(columns) > 1:
+        raise ValueError(f"{path.parent} has files with other columns than each other: {sorted(columns)}.")
+    if "test" in files and not any(has_labels(labels["test", path].values) for path in files["test"]):
+        labels = {place: found for place, found in labels.items() if place[0] != "test"}
+    kinds = Features.from_arrow_schema(schema) if kind is None else dict.fromkeys(contents, kind)
+    features = Features({**{name: kinds[name] for name in contents}, label: join_labels(labels)})
+    return datasets.load_dataset(
+        "parquet",
+        data_files={split: [str(path) for path in files[split]] for split in dict.fromkeys(key[0] for key in labels)},
+        columns=list(features),
+        features=features,
+        streaming=streaming,
+    )
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.logging import tqdm
 
 from spikezip_hf.export.checking import Check, check_quantized, check_step
 from spikezip_hf.export.programs import exportable, facts, file_in, trace
@@ -66,14 +67,22 @@ def export_onnx(
     told = facts(model, module)
     if not isinstance(module, StreamingStep):
         module.output_levels = True  # to be checked, and then no longer given out
-    program = onnx_program(module, [node.name for node in model.nodes])
-    program.model.metadata_props.update(
-        {f"spikezip.{name}": x if isinstance(x, str) else json.dumps(x) for name, x in told.items()}
-    )
     beside = sum(x.nbytes for x in module.state_dict().values()) > LARGEST_FILE
-    with moved_in_whole(target.parent) as aside:
+    with tqdm(total=3, desc="exporting", unit="part") as progress, moved_in_whole(target.parent) as aside:
+
+        def finish_part(following: str) -> None:
+            progress.update()
+            progress.set_postfix_str(following)
+
+        progress.set_postfix_str("making the graph")
+        program = onnx_program(module, [node.name for node in model.nodes])
+        program.model.metadata_props.update(
+            {f"spikezip.{name}": x if isinstance(x, str) else json.dumps(x) for name, x in told.items()}
+        )
+        finish_part("writing")
         file = aside / target.name
         program.save(file, external_data=beside)
+        finish_part("checking")
         session = Session(runtime, file)
         if isinstance(module, StreamingStep):
             found: Check = check_step(model, module, session)
@@ -82,6 +91,7 @@ def export_onnx(
             del program.model.graph.outputs[1:]
             program.save(file, external_data=beside)
             Session(runtime, file)
+        finish_part("")
     return {"written": str(target), **told, "checked": vars(found)}
 
 

@@ -12,15 +12,15 @@ from torch import nn
 
 from spikezip_hf.models.kernels import exact_dtype
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
-from spikezip_hf.models.operators import Conv2d, Linear, MatMul, PatchLinear, patches, quantized_weight
+from spikezip_hf.models.operators import Conv2d, Linear, LinearMap, MatMul, PatchLinear, patches, quantized_weight
 from spikezip_hf.models.quantization import LSQQuantizer, quantize
 from spikezip_hf.models.rows import Rows
 
 
 class PortableLinear(nn.Module):
-    """A `Linear` as a runtime has it. A weight of 8 bits is kept as integers, with a scale for each output channel."""
+    """A linear map as a runtime has it. A weight of 8 bits is integers with a scale for each output channel."""
 
-    def __init__(self, source: Linear):
+    def __init__(self, source: LinearMap):
         super().__init__()
         self.name = source.name
         self.bias = source.bias

@@ -19,7 +19,7 @@ from torch import nn
 
 from spikezip_hf.export.spike_graph import CURRENT, STATIC, Operation
 from spikezip_hf.models.engines import QuantEngine
-from spikezip_hf.models.operators import Conv2d, LayerNorm, Linear, PatchLinear, Softmax, Tanh
+from spikezip_hf.models.operators import Conv2d, LayerNorm, LinearMap, PatchLinear, Softmax, Tanh
 from spikezip_hf.models.quantization import LSQQuantizer
 from spikezip_hf.models.rows import nested
 
@@ -344,7 +344,7 @@ class TracingEngine(QuantEngine):
 
     def affine(self, module: nn.Module, x: Traced) -> Traced:
         """A linear map or convolution: float weights, or levels with a scale for each output channel."""
-        if not isinstance(module, Linear | Conv2d):
+        if not isinstance(module, LinearMap | Conv2d):
             raise no_word(f"{type(module).__name__} as an affine map")
         kind, attributes = "linear", {}
         if isinstance(module, Conv2d):

@@ -16,6 +16,7 @@ from transformers.models.vit.modeling_vit import ViTPatchEmbeddings
 
 from .configuration_event_vit import EventViTConfig
 from .engines import accumulate
+from .inputs import check_pixels
 
 
 class ChannelReduction(nn.Conv2d):
@@ -73,7 +74,14 @@ class EventViTForImageClassification(ViTForImageClassification):
 
         Args:
             pixel_values: (B, channels, H, W), or (B, F, channels, H, W), frames that add up.
+
+        Raises:
+            ValueError: pixels that the network cannot take; the message names the sizes.
         """
-        if pixel_values is not None and pixel_values.dim() == 5:
+        check_pixels(
+            pixel_values, self.config, takes_any_size=True, interpolate=bool(kwargs.get("interpolate_pos_encoding"))
+        )
+        assert pixel_values is not None
+        if pixel_values.dim() == 5:
             pixel_values = accumulate(pixel_values)[:, -1].contiguous()
         return super().forward(pixel_values, labels, **kwargs)

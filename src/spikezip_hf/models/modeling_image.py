@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_quantization import pair
 from .engines import QuantEngine
+from .inputs import check_pixels, names_its_arguments
 from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, TwinPreTrainedModel
 from .operators import Linear, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
@@ -41,28 +42,13 @@ class ImagePreTrainedModel(TwinPreTrainedModel):
                 with `interpolate_pos_encoding`, of its channels, and at least one patch high and wide. Or the network
                 takes no other sizes.
         """
-        if pixel_values is None:
-            raise ValueError("pixel_values is missing.")
-        channels, size, patch = self.config.num_channels, pair(self.config.image_size), pair(self.config.patch_size)
-        given = tuple(pixel_values.shape)
         if interpolate_pos_encoding and not self.takes_any_size:
             raise ValueError(
-                f"interpolate_pos_encoding: {type(self).__name__} takes images of image_size alone, {size}."
+                f"interpolate_pos_encoding: {type(self).__name__} takes images of image_size alone, "
+                f"{pair(self.config.image_size)}."
             )
-        if interpolate_pos_encoding:
-            fits = given[-3:-2] == (channels,) and given[-2] >= patch[0] and given[-1] >= patch[1]
-            expected = f"{channels}, at least {patch[0]}, at least {patch[1]}"
-            remedy = "patch_size of the config."
-        else:
-            fits = given[-3:] == (channels, *size)
-            expected = ", ".join(map(str, (channels, *size)))
-            other = ", or pass interpolate_pos_encoding=True to take them as they are" if self.takes_any_size else ""
-            remedy = f"image_size of the config: let the model's own image processor resize the images{other}."
-        if pixel_values.dim() not in (4, 5) or not fits or not pixel_values.numel():
-            raise ValueError(
-                f"pixel_values must be (batch, {expected}), or (batch, steps, {expected}) for input per step; got "
-                f"{given}. The sizes are num_channels and {remedy}"
-            )
+        check_pixels(pixel_values, self.config, self.takes_any_size, interpolate_pos_encoding)
+        assert pixel_values is not None
         # Not self.dtype: the replicas of DataParallel have no parameters to ask.
         return pixel_values.to(self.base_model.embeddings.patch_embeddings.input_product.weight.dtype)
 
@@ -73,6 +59,7 @@ class QuantImageModel(QuantPreTrainedModel, ImagePreTrainedModel):
     supports_gradient_checkpointing = True
 
     @can_return_tuple
+    @names_its_arguments
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -111,6 +98,7 @@ class SpikeImageModel(SpikeImagePreTrainedModel):
     readout = "last_hidden_state"
 
     @can_return_tuple
+    @names_its_arguments
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -202,6 +190,7 @@ class QuantImageClassifier(QuantPreTrainedModel, ImageClassifierNetwork):
     supports_gradient_checkpointing = True
 
     @can_return_tuple
+    @names_its_arguments
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -239,6 +228,7 @@ class SpikeImageClassifier(SpikeImagePreTrainedModel, ImageClassifierNetwork):
     readout = "logits"
 
     @can_return_tuple
+    @names_its_arguments
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,

@@ -13,7 +13,7 @@ from .checkpoints import CheckpointModel, adapted
 from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine, SpikingEngine
 from .kernels import products_with_neurons
-from .operators import Conv2d, Linear
+from .operators import Conv2d, LinearMap, PatchLinear
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
 from .remembering import parameters_remembered
@@ -58,6 +58,9 @@ class TwinPreTrainedModel(CheckpointModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
+        if isinstance(module, PatchLinear):  # as the convolution that it is
+            init.normal_(module.weight, mean=0.0, std=self.config.initializer_range)
+            init.zeros_(module.bias)
         if isinstance(module, Quantizer):
             init.constant_(module.scale, module.default_scale)
             init.zeros_(module.initialized)
@@ -219,7 +222,7 @@ class QuantPreTrainedModel(TwinPreTrainedModel):
             ValueError: a weight is not finite; names it.
         """
         for module in self.modules():
-            quantizer = module.weight_quantizer if isinstance(module, Conv2d | Linear) else None
+            quantizer = module.weight_quantizer if isinstance(module, Conv2d | LinearMap) else None
             if quantizer is not None and (overwrite or not bool(quantizer.initialized)):
                 quantizer.fit(module.weight)
 

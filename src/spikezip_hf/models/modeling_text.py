@@ -17,6 +17,7 @@ from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 
 from .engines import QuantEngine
+from .inputs import names_its_arguments
 from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel
 from .operators import Linear, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
@@ -30,6 +31,7 @@ class QuantTextModel(QuantPreTrainedModel, TextNetwork):
     supports_gradient_checkpointing = True
 
     @can_return_tuple
+    @names_its_arguments
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -85,6 +87,7 @@ class SpikeTextModel(SpikeTextPreTrainedModel, TextNetwork):
     readout = "last_hidden_state"
 
     @can_return_tuple
+    @names_its_arguments
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -207,6 +210,7 @@ class QuantTextClassifier(QuantPreTrainedModel, TextClassifierNetwork):
     supports_gradient_checkpointing = True
 
     @can_return_tuple
+    @names_its_arguments
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -244,6 +248,7 @@ class SpikeTextClassifier(SpikeTextPreTrainedModel, TextClassifierNetwork):
     readout = "logits"
 
     @can_return_tuple
+    @names_its_arguments
     def forward(
         self,
         input_ids: torch.Tensor | None = None,

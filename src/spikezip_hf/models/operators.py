@@ -6,6 +6,8 @@ changes of one step) is the business of the engines. The event-driven forms keep
 in the run of an `EventEngine`, one for each named module, and end with it.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -15,18 +17,17 @@ from .remembering import remembered
 from .rows import Rows, align, in_inference
 
 
-class Linear(nn.Linear):
-    """nn.Linear that can be asked for its map without the bias: (..., in_features) to (..., out_features).
+class LinearMap(nn.Module):
+    """A linear map that can be asked for its product without the bias, (..., in_features) to (..., out_features).
 
-    Args:
-        weight_bits: quantize the weight to this many bits, for each output channel by itself; None for no quantizer.
+    Its weight may have more dimensions than two; all but the first are those of the input.
     """
 
     name: str = ""
-
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, weight_bits: int | None = None):
-        super().__init__(in_features, out_features, bias)
-        self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
+    in_features: int
+    weight: torch.Tensor
+    bias: Any
+    weight_quantizer: WeightQuantizer | None
 
     def forward(self, x, bias: bool = True):
         if isinstance(x, Rows):
@@ -59,6 +60,18 @@ class Linear(nn.Linear):
         return Rows(integers=product, scale=scale, bias=bias, dtype=self.weight.dtype, timeline=x.timeline)
 
 
+class Linear(LinearMap, nn.Linear):
+    """nn.Linear as a linear map of this library.
+
+    Args:
+        weight_bits: quantize the weight to this many bits, for each output channel by itself; None for no quantizer.
+    """
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, weight_bits: int | None = None):
+        super().__init__(in_features, out_features, bias)
+        self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
+
+
 class Conv2d(nn.Conv2d):
     """nn.Conv2d that can be asked for its map without the bias; `weight_bits` as for Linear."""
 
@@ -72,24 +85,31 @@ class Conv2d(nn.Conv2d):
         return self._conv_forward(x, quantized_weight(self), self.bias if bias else None)
 
 
-class PatchLinear(Linear):
+class PatchLinear(LinearMap):
     """Linear map of patches side by side, (rows, channels, H, W) to (rows, patches, out_features).
 
     It is the convolution whose stride is its kernel, with that one's weight, for input of spikes: their levels are
-    multiplied like those of any other linear map.
+    multiplied like those of any other linear map. It is no nn.Linear, which others (PEFT's "all-linear") take for a
+    matrix between the last dimensions of what goes in and out.
 
     Args:
         patch_size: (height, width), of which those of an image are multiples.
     """
 
     def __init__(self, channels: int, out_features: int, patch_size: tuple[int, int], weight_bits: int | None = None):
-        super().__init__(channels * patch_size[0] * patch_size[1], out_features)
+        super().__init__()
+        self.in_features, self.out_features = channels * patch_size[0] * patch_size[1], out_features
         self.patch_size = patch_size
-        self.weight = nn.Parameter(self.weight.detach().unflatten(1, (channels, *patch_size)))
+        like = nn.Linear(self.in_features, out_features)
+        self.weight = nn.Parameter(like.weight.detach().unflatten(1, (channels, *patch_size)))
+        self.bias = like.bias
         self.weight_quantizer = None if weight_bits is None else WeightQuantizer(weight_bits, self.weight.shape)
 
     def forward(self, x, bias: bool = True):
         return super().forward(patches(x, self.patch_size), bias)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, patch_size={self.patch_size}"
 
 
 def patches(x, patch_size: tuple[int, int]):
@@ -102,7 +122,7 @@ def patches(x, patch_size: tuple[int, int]):
     return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
-def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:
+def quantized_weight(module: LinearMap | Conv2d) -> torch.Tensor:
     """The weight that a product is done with."""
     quantizer = module.weight_quantizer
     if quantizer is None:
@@ -110,7 +130,7 @@ def quantized_weight(module: Linear | Conv2d) -> torch.Tensor:
     return remembered(module, "values", lambda: quantizer(module.weight))
 
 
-def integer_weight(module: Linear, form: str | torch.dtype):
+def integer_weight(module: LinearMap, form: str | torch.dtype):
     """Levels of a quantized weight, an operand in that form (see `kernels.weight_form`), and their scales
     (out_features,)."""
     quantizer = module.weight_quantizer

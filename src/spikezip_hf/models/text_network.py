@@ -13,6 +13,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from .inputs import check_tensor
 from .layers import SelfAttentionCore, activation_node, drop_path
 from .modeling_quantization import TwinPreTrainedModel
 from .operators import LayerNorm, Linear, Tanh, name_operators
@@ -211,6 +212,18 @@ class TextPreTrainedModel(TwinPreTrainedModel):
             ValueError: shapes or types that do not fit, ids out of range, a mask of other values than 0 and 1, a text
                 without tokens, or more tokens than the network has positions; the message names the argument.
         """
+        arguments = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+        }
+        for name, value in arguments.items():
+            if value is not None:
+                check_tensor(
+                    name, value, 'the model\'s own tokenizer, tokenizer(texts, padding=True, return_tensors="pt")'
+                )
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("Give either input_ids or inputs_embeds.")
@@ -224,11 +237,7 @@ class TextPreTrainedModel(TwinPreTrainedModel):
                 f"inputs_embeds must be {self.config.hidden_size} wide (hidden_size), got {inputs_embeds.shape[-1]}."
             )
         shape = given.shape[:2]
-        for name, tensor in (
-            ("attention_mask", attention_mask),
-            ("token_type_ids", token_type_ids),
-            ("position_ids", position_ids),
-        ):
+        for name, tensor in list(arguments.items())[2:]:
             if tensor is not None and tensor.shape != shape:
                 raise ValueError(
                     f"{name} must be (batch, length) = {tuple(shape)} as the input, got {tuple(tensor.shape)}."
@@ -240,7 +249,7 @@ class TextPreTrainedModel(TwinPreTrainedModel):
         if token_type_ids is None:
             token_type_ids = torch.zeros(shape, dtype=torch.long, device=given.device)
         if position_ids is None:
-            position_ids = self.positions(tokens)
+            position_ids = self.positions(tokens, "input_ids" if inputs_embeds is None else "inputs_embeds")
         else:
             self.check_ids("position_ids", position_ids, self.config.max_position_embeddings)
         if inputs_embeds is not None:
@@ -262,17 +271,18 @@ class TextPreTrainedModel(TwinPreTrainedModel):
             raise ValueError(f"A text has no tokens: {why} at all its positions.")
         return tokens
 
-    def positions(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N) position ids, counted from the first token of each text."""
+    def positions(self, tokens: torch.Tensor, name: str = "input_ids") -> torch.Tensor:
+        """(B, N) position ids, counted from the first token of each text; `name` is the argument that holds them."""
         steps = torch.arange(tokens.shape[1], device=tokens.device)
         positions = steps - tokens.int().argmax(1, keepdim=True)
         if tokens.shape[1] > self.max_tokens and not torch.compiler.is_compiling():
             longest = 1 + int(positions[tokens].max())
             if longest > self.max_tokens:
                 raise ValueError(
-                    f"input_ids holds a text of {longest} tokens, but the network has positions for {self.max_tokens} "
-                    "(max_position_embeddings): truncate it, tokenizer(..., truncation=True, "
-                    f"max_length={self.max_tokens})."
+                    f"{name} holds a text of {longest} tokens, but the network has positions for {self.max_tokens} "
+                    "(max_position_embeddings): truncate it, with truncation=True, "
+                    f"max_length={self.max_tokens} for the tokenizer or the pipeline; a pipeline that takes no such "
+                    f"arguments goes by its tokenizer.model_max_length = {self.max_tokens}."
                 )
         # Padding may lie outside, so it gets a position that exists; which, does not matter.
         return positions.masked_fill(~tokens, 0) + self.first_position
