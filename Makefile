@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow judge quality style encoder clean
+.PHONY: help demo test test-slow coverage compatibility judge quality style encoder clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -25,6 +25,12 @@ test: $(VENV)/installed  ## Run the tests
 
 test-slow: $(VENV)/installed  ## Run the tests that take minutes, which `make test` leaves out
 	$(BIN)/python -m pytest -m slow
+
+coverage: $(VENV)/installed  ## Run the tests and print which lines and branches of src they leave out
+	$(BIN)/python -m pytest -n auto --dist loadfile --cov --cov-report=term
+
+compatibility: $(VENV)/installed  ## Run the tests with the oldest and the newest versions of what is required (12 GB)
+	$(BIN)/nox
 
 judge: $(VENV)/installed  ## Run transformers' own tests of models over ours, and SpikingJelly beside ours (3 minutes)
 	$(BIN)/python judge/prepare.py
