@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -236,6 +237,11 @@ def test_bad_texts():
         make_watcher("bert", max_length=3).watch("film film")
     with pytest.raises(ValueError, match="Nothing of this text is in the network's vocabulary"):
         make_watcher("bert").watch("qqq")
+    for other in (7, ["film"], b"film"):
+        with pytest.raises(ValueError, match=f"A text is watched.* of the type {type(other).__name__}"):
+            watcher.watch(other)
+    with pytest.raises(ValueError, match="half a character"):
+        watcher.watch("film \ud800")
 
 
 def test_longest_text_fits():
@@ -250,6 +256,9 @@ def test_bad_images(tmp_path):
     watcher = make_watcher("vit")
     with pytest.raises(ValueError, match="There is no image"):
         watcher.watch(None)
+    for other in (7, np.zeros((8, 8, 3)), b"film"):
+        with pytest.raises(ValueError, match=f"An image of PIL or .*{type(other).__name__}"):
+            watcher.watch(other)
     with pytest.raises(ValueError, match="900 x 2: it is too thin"):
         watcher.watch(noise(900, 2))
     path = tmp_path / "image.png"

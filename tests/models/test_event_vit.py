@@ -123,6 +123,15 @@ def test_patches_as_a_product_are_the_convolution():
     )
 
 
+def test_a_new_patch_projection_begins_as_the_convolution_does():
+    config = make_event_qann().config
+    config.initializer_range = 0.5
+    projection = QuantViTForImageClassification(config).vit.embeddings.patch_embeddings.projection
+    assert type(projection) is PatchLinear
+    assert 0.45 < float(projection.weight.detach().std()) < 0.55
+    assert not projection.bias.detach().any()
+
+
 @pytest.mark.parametrize("fields", KINDS, ids=str)
 def test_per_step_and_static_are_one_answer(fields):
     qann = make_event_qann(**fields)

@@ -15,6 +15,7 @@ from tests.conftest import (
     make_texts,
     spiking_twin,
 )
+from tests.models.test_event_vit import frames_of, make_event_qann
 from tests.training.common import make_args, make_data, make_text_data, text_collator
 
 # PEFT 0.21 asks transformers 5.23 by an old name: theirs to mend.
@@ -42,6 +43,26 @@ def make(architecture):
     if architecture == "bert":
         lora.modules_to_save = scale_modules(qann)  # the head is named dense, and has an adapter
     return qann, get_peft_model(qann, lora), teacher, data, collate, batch
+
+
+@torch.no_grad()
+def test_all_linear_on_an_event_network():
+    """Its patch projection is a convolution to others: adapters stand beside the matrices, and merge into them."""
+    qann, frames = make_event_qann(), frames_of(4)
+    expected = qann(frames).logits
+    adapted = get_peft_model(qann, LoraConfig(r=2, target_modules="all-linear", init_lora_weights=False)).eval()
+    with_adapters = {name.partition(".lora_")[0] for name, _ in adapted.named_parameters() if ".lora_" in name}
+    assert any(name.endswith("q_proj") for name in with_adapters)
+    assert not any("patch_embeddings" in name for name in with_adapters)
+    assert not torch.equal(adapted(pixel_values=frames).logits, expected)
+    merged = adapted.merge_and_unload()
+    snn = spiking_twin(merged, time_steps=400)
+    assert verify_equivalence(merged, snn, {"pixel_values": frames}).exact
+
+
+def test_adapters_on_the_patch_projection_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"PatchLinear.* is not supported"):
+        get_peft_model(make_event_qann(), LoraConfig(r=2, target_modules=["projection"]))
 
 
 @pytest.mark.parametrize("architecture", TARGETS)

@@ -36,10 +36,10 @@ def check_tensor(name: str, value: Any, maker: str) -> None:
     """
     if isinstance(value, Mapping):
         raise ValueError(
-            f"{name} must be a tensor, got {type(value).__name__}: pass its entries by name, model(**batch)."
+            f"{name} must be a tensor, got {type(value).__name__}: give its entries by name, model(**batch)."
         )
     if not isinstance(value, torch.Tensor):
-        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}: make it with {maker}.")
+        raise ValueError(f"{name} must be a tensor, got {type(value).__name__}: the model's own {maker} makes it.")
     if value.dtype.is_complex:
         raise ValueError(f"{name} must hold real numbers, got {value.dtype}.")
 
@@ -53,9 +53,7 @@ def check_pixels(pixel_values: Any, config: Any, takes_any_size: bool = False, i
     """
     if pixel_values is None:
         raise ValueError("pixel_values is missing.")
-    check_tensor(
-        "pixel_values", pixel_values, 'the model\'s own image processor, processor(images, return_tensors="pt")'
-    )
+    check_tensor("pixel_values", pixel_values, "image processor")
     channels, size, patch = config.num_channels, pair(config.image_size), pair(config.patch_size)
     given = tuple(pixel_values.shape)
     if interpolate:

@@ -221,9 +221,7 @@ class TextPreTrainedModel(TwinPreTrainedModel):
         }
         for name, value in arguments.items():
             if value is not None:
-                check_tensor(
-                    name, value, 'the model\'s own tokenizer, tokenizer(texts, padding=True, return_tensors="pt")'
-                )
+                check_tensor(name, value, "tokenizer")
         given = input_ids if inputs_embeds is None else inputs_embeds
         if given is None or (input_ids is not None and inputs_embeds is not None):
             raise ValueError("Give either input_ids or inputs_embeds.")
