@@ -10,7 +10,6 @@ from spikezip_hf.conversion import read_reference, step_inputs, to_spikingjelly
 from tests.conftest import make_batch, make_qann, make_text_qann, make_texts
 from tests.models.test_event_vit import make_event_qann
 
-
 NETWORKS = {
     "vit": lambda dtype=torch.float64, **fields: make_qann(dtype=dtype, **fields),
     "roberta": lambda dtype=torch.float64, **fields: make_text_qann("roberta", dtype=dtype, **fields),
