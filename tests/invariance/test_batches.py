@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.invariance.architectures import assert_same_samples, quantized, reference, run, select
+from tests.invariance.architectures import assert_readout, assert_same_samples, quantized, reference, run, select
 
 
 @pytest.fixture
@@ -30,6 +30,32 @@ def test_split(own, whole):
     for part in torch.arange(6).split((1, 2, 3)):
         found = run(own.snn, select(own.batch, part), output_time_steps=True)
         assert_same_samples(found, whole, own.exact, part)
+
+
+@pytest.mark.parametrize("side", ["less on the right", "on the left"])
+def test_padding(own, whole, side):
+    """Levels at padding are 0, so counts of spikes and neurons say that those of tokens are the same."""
+    if not own.architecture.is_text or own.qann.dtype == torch.float32:
+        pytest.skip("of texts, and in float64: a softmax over another number of positions has other last bits")
+    mask = own.batch["attention_mask"]
+    lengths = mask.sum(1)
+    assert lengths.max() < mask.shape[1] - 1  # all texts are padded
+    if side == "on the left":
+        moved = {name: rolled(tensor, mask.shape[1] - lengths) for name, tensor in own.batch.items()}
+    else:
+        moved = {name: tensor[:, :-2] for name, tensor in own.batch.items()}
+    found = run(own.snn, moved)
+    assert torch.equal(found.equilibrium_step, whole.equilibrium_step)
+    assert torch.equal(found.spike_counts, whole.spike_counts)
+    assert torch.equal(found.neuron_counts, whole.neuron_counts)
+    readout, expected = found.readout, whole.readout
+    if readout.dim() == 3:  # of each token
+        readout, expected = readout[moved["attention_mask"].bool()], expected[mask.bool()]
+    assert_readout(readout, expected, exact=False)
+
+
+def rolled(x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+    return torch.stack([row.roll(int(places)) for row, places in zip(x, by)])
 
 
 @pytest.mark.parametrize("chunk_steps", [1, 7])
