@@ -26,6 +26,8 @@ from spikezip_hf.models.engines import QuantEngine
 from spikezip_hf.models.quantization import ratio
 from spikezip_hf.models.rows import unwrap
 
+from .deprecations import no_deprecations
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already, and threads beyond that wait for one another
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
@@ -34,6 +36,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already, and threa
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_deprecated():
+    with no_deprecations():
+        yield
 
 
 def make_ann(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -> ViTForImageClassification:

@@ -113,3 +113,22 @@ def test_files(output, results):
         *(("SNN", steps) for steps in (8, 16, 32, 64)),
         ("SNN", "equilibrium"),
     ]
+
+
+def test_bad_levels_are_refused_before_any_work(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["demo", "--output", str(tmp_path / "out"), "--levels", "5"])
+    with pytest.raises(SystemExit) as ended:
+        demo.main()
+    assert ended.value.code == 2
+    assert "quantization_levels" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_interrupted(monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.argv", ["demo"])
+    monkeypatch.setattr(demo, "run", interrupt)
+    with pytest.raises(SystemExit, match="Interrupted"):
+        demo.main()

@@ -52,7 +52,7 @@ COMMANDS = (
 DATA = {"bert": "texts", "vit": "images"}
 LABELS = {"bert": ["negative", "positive"], "vit": ["blue", "red"]}
 SCRIPT = Path(sys.prefix) / "bin" / "spikezip"
-SPIKEZIP = [str(SCRIPT)] if SCRIPT.is_file() else [sys.executable, "-m", "spikezip_hf.cli.app"]
+SPIKEZIP = [str(SCRIPT)] if SCRIPT.is_file() else [sys.executable, "-m", "spikezip_hf"]
 
 each_network = pytest.mark.parametrize("network", DATA)
 

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import huggingface_hub.constants
 import huggingface_hub.file_download
 import huggingface_hub.hf_api
-import huggingface_hub.utils._detect_agent
 import huggingface_hub.utils._http
 import pytest
 import transformers.dynamic_module_utils
@@ -63,7 +62,8 @@ def redirect(hub: LoopbackHub, monkeypatch) -> None:
     # Objects made at import, or at the first request.
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "_whoami_cache", {})
-    monkeypatch.setattr(huggingface_hub.utils._detect_agent, "_registry", {"standardEnvVars": [], "harnesses": {}})
+    if agents := getattr(huggingface_hub.utils, "_detect_agent", None):  # which 1.x has not from the start
+        monkeypatch.setattr(agents, "_registry", {"standardEnvVars": [], "harnesses": {}})
     monkeypatch.setattr(transformers.utils.hub, "_hf_api", None)
     huggingface_hub.utils._http.close_session()  # the next one looks at NO_PROXY
 

@@ -1,9 +1,11 @@
 """What evaluate's metrics and evaluators found, on a model's card."""
 
+import json
+
 import pytest
 from huggingface_hub import ModelCard
 
-from spikezip_hf.hub import model_card, results_of_metrics
+from spikezip_hf.hub import model_card, read_results, results_of_metrics
 from spikezip_hf.metrics import load_metric
 from tests.conftest import make_text_qann, spiking_twin
 
@@ -59,3 +61,32 @@ def test_accuracy_of_an_evaluator():
 def test_no_accuracy():
     with pytest.raises(ValueError, match="metrics holds f1, and no accuracy"):
         results_of_metrics({"f1": 0.5}, **DATA)
+
+
+FIGURES = {"samples": 4, "rows": [{"network": "QANN", "T": "-", "accuracy": 0.5}]}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"data": "reviews"}, "split, simulated is missing"),
+        ({**DATA, "simulated": [1]}, "no samples or no rows"),
+        ({**DATA, "simulated": {"rows": FIGURES["rows"]}}, "no samples or no rows"),
+        ({**DATA, "simulated": {"samples": 4, "rows": 4}}, "no samples or no rows"),
+        ({**DATA, "simulated": {**FIGURES, "rows": ["QANN"]}}, "a row needs network, T and accuracy, got 'QANN'"),
+        ({**DATA, "simulated": {**FIGURES, "rows": [{"network": "QANN", "T": 1}]}}, "a row needs network, T and acc"),
+        ([{**DATA, "simulated": FIGURES}, 3], "results must be a path, a dict or a list of these, got int"),
+    ],
+)
+def test_no_results(source, message):
+    with pytest.raises(ValueError, match=message):
+        read_results(source)
+
+
+def test_results_of_several_sets(tmp_path):
+    one, two = ({**DATA, "data": name, "simulated": FIGURES} for name in ("reviews", "news"))
+    (tmp_path / "results.json").write_text(json.dumps([one]))
+    assert read_results([tmp_path / "results.json", two]) == [one, two]
+    (tmp_path / "results.json").write_text("[")
+    with pytest.raises(ValueError, match=r"results\.json is not JSON"):
+        read_results(tmp_path / "results.json")
