@@ -10,9 +10,11 @@ from .deprecations import LIBRARIES, no_deprecations
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
-@pytest.mark.parametrize("message", ["`old` is deprecated: use `new`.", "old will be removed\nin v9", "Deprecation: %s"])
+@pytest.mark.parametrize(
+    "message", ["`old` is deprecated: use `new`.", "old will be removed\nin v9", "Deprecation: %s"]
+)
 def test_logged(name, message):
-    with pytest.raises(pytest.fail.Exception, match="Deprecated: .*test_deprecations.py"), no_deprecations():
+    with pytest.raises(pytest.fail.Exception, match=r"Deprecated: .*test_deprecations\.py"), no_deprecations():
         logging.getLogger(f"{name}.of.old").warning(message, *(["old"] if "%s" in message else []))
 
 

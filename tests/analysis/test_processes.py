@@ -1,6 +1,5 @@
 """Several processes, as one of them sees it; those of real launches are in `tests/cli/test_evaluate_processes.py`."""
 
-import os
 import signal
 from types import SimpleNamespace
 
@@ -49,13 +48,16 @@ def test_other_errors_stay_what_they_are(monkeypatch):
 
 def test_the_launchers_signal_is_an_error_and_the_handler_is_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ProcessEndedError), told_to_end(SECOND_OF_THREE):
+
+    def work():
         assert signal.getsignal(signal.SIGTERM) is not before
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            signal.pause()
+            signal.raise_signal(signal.SIGTERM)
         except Exception:  # what a loop over batches may have, and which is not to take it
             pytest.fail("taken for an error of its own")
+
+    with pytest.raises(ProcessEndedError), told_to_end(SECOND_OF_THREE):
+        work()
     assert signal.getsignal(signal.SIGTERM) is before
 
 

@@ -13,6 +13,15 @@ from tests.invariance.architectures import fingerprint, quantized, reference, ru
 THREADS = 4
 
 
+@pytest.fixture(params=[1, pytest.param(4, marks=pytest.mark.slow)], autouse=True)
+def kernel_threads(request):
+    """Threads that each of these threads' kernels have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 def at_once(functions) -> list:
     """What each gives, all begun together."""
     together = threading.Barrier(len(functions))
@@ -99,15 +108,3 @@ def test_what_is_watched_is_the_run_of_the_watching_thread(plain):
     assert fingerprint(run(plain.snn, plain.batch, output_time_steps=True)) == fingerprint(
         reference(plain.name, torch.float32)
     )
-
-
-@pytest.mark.slow
-def test_many_simulations_on_all_cores(plain):
-    """The same with kernels that have threads of their own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
-        test_simulations(plain)
-        test_gradients_beside_inference(plain)
-    finally:
-        torch.set_num_threads(threads)

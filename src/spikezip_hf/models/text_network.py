@@ -235,7 +235,8 @@ class TextPreTrainedModel(TwinPreTrainedModel):
                 f"inputs_embeds must be {self.config.hidden_size} wide (hidden_size), got {inputs_embeds.shape[-1]}."
             )
         shape = given.shape[:2]
-        for name, tensor in list(arguments.items())[2:]:
+        for name in ("attention_mask", "token_type_ids", "position_ids"):
+            tensor = arguments[name]
             if tensor is not None and tensor.shape != shape:
                 raise ValueError(
                     f"{name} must be (batch, length) = {tuple(shape)} as the input, got {tuple(tensor.shape)}."
