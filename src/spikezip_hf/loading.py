@@ -89,16 +89,21 @@ def load_processor(source: str):
         OSError: there is none beside it; says how to have one.
     """
     of_text = is_text(model_type(source))
+    what = "tokenizer" if of_text else "image processor"
+    missing = (
+        f"{source} holds no {what}: save the one that the network was trained with beside it, "
+        f"{what.replace(' ', '_')}.save_pretrained({source!r})."
+    )
     try:
-        return (AutoTokenizer if of_text else AutoImageProcessor).from_pretrained(source)
+        processor = (AutoTokenizer if of_text else AutoImageProcessor).from_pretrained(source)
     except OSError as error:
         if not Path(source).is_dir():
             raise
-        what = "tokenizer" if of_text else "image processor"
-        raise OSError(
-            f"{source} holds no {what}: save the one that the network was trained with beside it, "
-            f"{what.replace(' ', '_')}.save_pretrained({source!r})."
-        ) from error
+        raise OSError(missing) from error
+    # Where there is none, transformers makes a tokenizer whose vocabulary is its special tokens: every word is unknown.
+    if of_text and set(processor.get_vocab()) <= set(processor.all_special_tokens):
+        raise OSError(missing)
+    return processor
 
 
 def class_of(source: str, revision: str | None = None) -> tuple[type[TwinPreTrainedModel], Any]:
