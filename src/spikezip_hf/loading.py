@@ -100,7 +100,7 @@ def load_processor(source: str):
         if not Path(source).is_dir():
             raise
         raise OSError(missing) from error
-    # Where there is none, transformers makes a tokenizer whose vocabulary is its special tokens: every word is unknown.
+    # Where there is none, transformers makes a tokenizer of special tokens alone: every word would be unknown.
     if of_text and set(processor.get_vocab()) <= set(processor.all_special_tokens):
         raise OSError(missing)
     return processor
