@@ -32,7 +32,7 @@ coverage: $(VENV)/installed  ## Run the tests and print which lines and branches
 compatibility: $(VENV)/installed  ## Run the tests with the oldest and the newest versions of what is required (12 GB)
 	$(BIN)/nox
 
-judge: $(VENV)/installed  ## Run transformers' own tests of models over ours, and SpikingJelly beside ours (3 minutes)
+judge: $(VENV)/installed  ## Run transformers' own tests of models over ours, and SpikingJelly beside ours (5 minutes)
 	$(BIN)/python judge/prepare.py
 	cd judge && HF_HUB_OFFLINE=1 ../$(BIN)/python -m pytest -n auto -q
 
