@@ -18,8 +18,10 @@ PACKAGE = ".[demo,timm,export,events,test]"
 def lowest(session: nox.Session) -> None:
     """Every lower bound in pyproject.toml, exactly; what these require themselves, as new as they allow."""
     session.install("--resolution", "lowest-direct", "--editable", PACKAGE)
-    # Old libraries call what newer ones among them have deprecated since: no errors here.
-    suite(session, "-W", "default", "--ignore", "tests/test_deprecations.py")
+    # Old libraries call what newer ones among them have deprecated since: no errors here. And the loopback Hub's own
+    # tests are of what today's client asks of it.
+    left_out = ("tests/test_deprecations.py", "tests/hub/test_server.py")
+    suite(session, "-W", "default", *(f"--ignore={path}" for path in left_out))
 
 
 @nox.session(python=PYTHONS)

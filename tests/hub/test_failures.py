@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from huggingface_hub.utils import httpx
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, modeling_utils
 
@@ -19,6 +18,7 @@ from spikezip_hf.hub.cards import NOTICE
 from spikezip_hf.models import checkpoint_files, checkpoints
 from spikezip_hf.models.checkpoint_files import DamagedFile, check_seal
 from tests.conftest import make_text_qann
+from tests.hub.http import httpx
 from tests.hub.routes import front_matter
 from tests.hub.test_push_and_load import KINDS, REPO, answers, make, nudge
 from tests.test_auto_text import make_tokenizer

@@ -80,8 +80,10 @@ def weights(hub, repo_id: str = REPO) -> set[str]:
 
 
 def cached(folder) -> set[Path]:
-    """Files in a cache that hold something: transformers leaves marks of what is missing in the usual one too."""
-    return {path for path in Path(folder).rglob("*") if path.is_file() and path.stat().st_size}
+    """Files in a cache that hold something: transformers leaves marks of what is missing in the usual one too, and
+    older ones of the commit that was looked at."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file() and "refs" not in path.parts)
+    return {path for path in files if path.stat().st_size}
 
 
 # All of a model in one commit

@@ -26,8 +26,10 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import get_session, httpx
+from huggingface_hub.utils import get_session
 from transformers import AutoConfig, BertConfig, BertForSequenceClassification, BertTokenizer, pipeline
+
+from tests.hub.http import httpx
 
 REPO = "org/model"
 WEIGHTS = bytes(range(256)) * 256  # 64 KiB

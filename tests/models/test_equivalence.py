@@ -249,7 +249,8 @@ class TestEquilibriumIsNeverClaimedWithoutProof:
         assert torch.equal(short.logits, never.logits)
         assert short.logits_per_step.shape == (2, 1000, 5)
         assert torch.equal(short.logits_per_step[:, -1], short.logits)
-        assert torch.equal(never.logits_per_step[:, 150], never.logits_per_step[:, 199])
+        # Step 199 is computed alone, 150 among others: a product of other rows may round in other last bits.
+        torch.testing.assert_close(never.logits_per_step[:, 150], never.logits_per_step[:, 199])
 
     @pytest.mark.parametrize("execution", ["cumulative", "event"])
     def test_equilibrium_step_is_the_last_one_in_which_anything_moves(self, execution):
