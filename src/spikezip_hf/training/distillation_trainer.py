@@ -1,5 +1,7 @@
 """A Trainer of classifiers with what the paper's tables ask for: a teacher, mixed images, layer-wise decay."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,9 +14,11 @@ from transformers import (
     Trainer,
 )
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from spikezip_hf.conversion.ann import is_timm
+from spikezip_hf.models.checkpoint_files import check_seal
 from spikezip_hf.training.arguments import DistillationTrainingArguments
 from spikezip_hf.training.distillation import (
     attention_loss,
@@ -25,6 +29,7 @@ from spikezip_hf.training.distillation import (
 )
 from spikezip_hf.training.mixing import image_mixer
 from spikezip_hf.training.optim import parameter_groups
+from spikezip_hf.training.resuming import check_whole, newest_whole, weights
 from spikezip_hf.training.sampling import SeededByEpoch
 
 # What loads a teacher from a folder or id, by the end of the student's class name.
@@ -192,11 +197,52 @@ class DistillationTrainer(Trainer):
             return SeededByEpoch(sampler, self.args.seed if self.args.data_seed is None else self.args.data_seed)
         return sampler
 
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """Trainer.train, going on from whole checkpoints only.
+
+        Args:
+            resume_from_checkpoint: True for the newest whole checkpoint in `output_dir`, with a warning for each newer
+                one that is not whole; or the path of one.
+
+        Raises:
+            OSError: the checkpoint that was named is not whole, or for True there is none that is.
+        """
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        kind = {"sharded": sharded, "weights_alone": self.args.save_only_model}
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_whole(str(self.args.output_dir), **kind)
+            if resume_from_checkpoint is None:
+                raise FileNotFoundError(
+                    f"resume_from_checkpoint=True: {self.args.output_dir} has no whole checkpoint. Begin anew without "
+                    "it, or name the folder of the checkpoint."
+                )
+        elif resume_from_checkpoint:
+            try:
+                check_whole(resume_from_checkpoint, **kind)
+            except OSError as error:
+                raise OSError(
+                    f"{error} resume_from_checkpoint=True goes on from the newest whole checkpoint in output_dir."
+                ) from error
+        return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _save_checkpoint(self, *args, **kwargs):
+        """Trainer's, where one of that step is there already, cut off or of an earlier training, without a mixture of
+        the two: the file that marks a whole one goes first.
+        """
+        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save and folder.is_dir():
+            (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+            for left_over in folder.glob("_partial-*"):  # weights that were not moved in when the training was killed
+                shutil.rmtree(left_over, ignore_errors=True)
+        super()._save_checkpoint(*args, **kwargs)
+
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self.load_renamed(resume_from_checkpoint, self.model if model is None else model)
 
     def _load_best_model(self):
+        for path in weights(Path(str(self.state.best_model_checkpoint)), sharded=True):
+            check_seal(path)
         super()._load_best_model()
         self.load_renamed(self.state.best_model_checkpoint, self.model)
 

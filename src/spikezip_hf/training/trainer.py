@@ -91,7 +91,8 @@ class QATTrainer(DistillationTrainer):
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """Trainer.train, after setting from training data the scales that are not set yet.
 
-        A checkpoint holds scales, so nothing is set when a run is resumed.
+        A checkpoint holds scales, so nothing is set when a run is resumed. For the arguments and errors see
+        `DistillationTrainer.train`.
         """
         if not resume_from_checkpoint:
             if self.args.level_schedule:
