@@ -105,7 +105,7 @@ def main(run: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a stage on the command line: what is wrong with the input is one line, and Ctrl-C is no traceback."""
     try:
         run(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. Run the same command again to go on from the last checkpoint, if there is one.")

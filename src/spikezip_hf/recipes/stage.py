@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
@@ -187,7 +187,9 @@ def trainer_for(
     )
 
 
-def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
+def train(
+    trainer: DistillationTrainer, folder: Path, settings: dict[str, Any], about: dict[str, Any]
+) -> dict[str, Any]:
     """Train to the end, from the newest whole checkpoint if an earlier run was cut off, and save network and record.
 
     Args:
@@ -196,8 +198,7 @@ def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[
     """
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS, settings)
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    checkpoint = newest_whole(folder, sharded, trainer.args.save_only_model)
+    checkpoint = newest_whole(folder, trainer.is_sharded, trainer.args.save_only_model)
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
     elif checkpoints(folder):

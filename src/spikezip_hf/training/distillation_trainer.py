@@ -28,8 +28,9 @@ from spikezip_hf.training.distillation import (
     soft_label_loss,
 )
 from spikezip_hf.training.mixing import image_mixer
+from spikezip_hf.training.non_finite import broken_gradients, broken_inputs, broken_outputs, broken_parameters
 from spikezip_hf.training.optim import parameter_groups
-from spikezip_hf.training.resuming import check_whole, newest_whole, weights
+from spikezip_hf.training.resuming import check_whole, newest_whole, weights_of
 from spikezip_hf.training.sampling import SeededByEpoch
 
 # What loads a teacher from a folder or id, by the end of the student's class name.
@@ -207,8 +208,7 @@ class DistillationTrainer(Trainer):
         Raises:
             OSError: the checkpoint that was named is not whole, or for True there is none that is.
         """
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        kind = {"sharded": sharded, "weights_alone": self.args.save_only_model}
+        kind = {"sharded": self.is_sharded, "weights_alone": self.args.save_only_model}
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_whole(str(self.args.output_dir), **kind)
             if resume_from_checkpoint is None:
@@ -224,6 +224,65 @@ class DistillationTrainer(Trainer):
                     f"{error} resume_from_checkpoint=True goes on from the newest whole checkpoint in output_dir."
                 ) from error
         return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Trainer.training_step, which ends the training before a loss or gradient that is not finite is put to use.
+
+        The loss is looked at after the backward pass: there Trainer waits for it anyway, and the gradients, which are
+        then known, have not moved any weight. Gradients are looked at once a step, ahead of clipping, which would
+        spread one NaN to all of them; not those of a fp16 scaler, which skips such steps by itself, and not shards.
+
+        Raises:
+            FloatingPointError: names the step, and where the first value that is not finite appears.
+        """
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not bool(loss.isfinite()):
+            raise self.stopped(f"the loss is {loss.item()}", self.broken_at(inputs))
+        scaled = getattr(self.accelerator, "scaler", None) is not None
+        looked_at = self.accelerator.sync_gradients and not scaled and not self.is_sharded
+        if looked_at and (problem := broken_gradients(model)):
+            raise self.stopped("the loss is finite, its gradients are not", problem)
+        return loss
+
+    def broken_at(self, inputs: dict[str, Any]) -> str:
+        """Where the loss of a batch stops being finite, in words."""
+        inputs = self._prepare_inputs(inputs)
+        if problem := broken_inputs(inputs):
+            return problem
+        if self.is_sharded:
+            return "a network in shards cannot be searched for it"
+        if problem := broken_parameters(self.model.named_parameters()):
+            return problem
+        networks = {"": self.model} | ({} if self.teacher is None else {"the teacher's": self.teacher})
+
+        def forward() -> dict[str, torch.Tensor]:
+            with self.compute_loss_context_manager():
+                return self.weighed(self.parts_of(self.model, inputs)[0])
+
+        return broken_outputs(networks, forward)
+
+    def stopped(self, what: str, problem: str) -> FloatingPointError:
+        """The error that ends a training."""
+        return FloatingPointError(
+            f"Step {self.state.global_step + 1}: {what}; {problem}. The step was not made, and nothing of it is "
+            "saved. If the data is sound, a lower learning_rate (of scales: scale_learning_rate), a longer warm-up "
+            "(warmup_steps) or clipping (max_grad_norm) may help."
+        )
+
+    def save_model(self, *args, **kwargs):
+        """Trainer.save_model, of finite parameters only: the last step before may have been one too many.
+
+        Raises:
+            FloatingPointError: a parameter is not finite; names it.
+        """
+        if not self.is_sharded and (problem := broken_parameters(self.model.named_parameters())):
+            raise FloatingPointError(f"After step {self.state.global_step}, {problem}. Nothing is saved.")
+        return super().save_model(*args, **kwargs)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether no process has all of the model."""
+        return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _save_checkpoint(self, *args, **kwargs):
         """Trainer's, where one of that step is there already, cut off or of an earlier training, without a mixture of
@@ -241,7 +300,7 @@ class DistillationTrainer(Trainer):
         self.load_renamed(resume_from_checkpoint, self.model if model is None else model)
 
     def _load_best_model(self):
-        for path in weights(Path(str(self.state.best_model_checkpoint)), sharded=True):
+        for path in weights_of(Path(str(self.state.best_model_checkpoint)), sharded=True):
             check_seal(path)
         super()._load_best_model()
         self.load_renamed(self.state.best_model_checkpoint, self.model)
@@ -252,8 +311,8 @@ class DistillationTrainer(Trainer):
         transformers renames keys of some, ViT's among them, as it saves; Trainer, which loads files as they are, would
         take none of those, and say no word.
         """
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            return  # sharded; these load by themselves, and save under the names that the model has
+        if self.is_sharded:
+            return  # these load by themselves, and save under the names that the model has
         model = self.accelerator.unwrap_model(model)
         if isinstance(model, PreTrainedModel) and type(model).__module__.startswith("transformers."):
             model.load_state_dict(type(model).from_pretrained(folder).state_dict())
@@ -288,22 +347,25 @@ class DistillationTrainer(Trainer):
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-        single_label = not labels.is_floating_point() and self.model.config.num_labels > 1
-        parts, outputs = self.parts_of(model, inputs, single_label)
+        parts, outputs = self.parts_of(model, inputs)
         share = self.share_of_step(labels, num_items_in_batch)
         parts = {name: part * share for name, part in parts.items()}
-        weights = {
-            "soft_label_loss": self.args.distillation_weight,
-            "hidden_state_loss": self.args.hidden_state_weight,
-            "attention_loss": self.args.attention_weight,
-        }
-        loss = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+        loss = torch.stack(list(self.weighed(parts).values())).sum()
         if len(parts) > 1:
             if not self.loss_parts:
                 self.parts_logged_at = self.state.global_step
             for name, part in parts.items():
                 self.loss_parts[name] = self.loss_parts.get(name, 0) + part.detach()
         return (loss, outputs) if return_outputs else loss
+
+    def weighed(self, parts: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The parts of the loss with their weights in its sum."""
+        weights = {
+            "soft_label_loss": self.args.distillation_weight,
+            "hidden_state_loss": self.args.hidden_state_weight,
+            "attention_loss": self.args.attention_weight,
+        }
+        return {name: weights.get(name, 1.0) * part for name, part in parts.items()}
 
     def share_of_step(self, labels: torch.Tensor, num_items: torch.Tensor | int | None) -> torch.Tensor | float:
         """What a mean over the items of this micro-batch weighs in the mean over those of the whole step.
@@ -321,9 +383,10 @@ class DistillationTrainer(Trainer):
             else share / max(self.args.n_gpu, 1)
         )
 
-    def parts_of(self, model, inputs: dict, single_label: bool) -> tuple[dict[str, torch.Tensor], object]:
+    def parts_of(self, model, inputs: dict) -> tuple[dict[str, torch.Tensor], object]:
         """The parts of the loss, each a mean over the items of this batch, and what the model returned."""
         labels = inputs["labels"]
+        single_label = not labels.is_floating_point() and self.model.config.num_labels > 1
         if self.mixer is not None:
             if not single_label or labels.dim() != 1:
                 raise ValueError("mixup_alpha and cutmix_alpha need one label for each image.")

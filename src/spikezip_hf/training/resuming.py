@@ -57,7 +57,7 @@ def check_whole(checkpoint: str | Path, sharded: bool = False, weights_alone: bo
     """
     checkpoint = Path(checkpoint)
     check_state(checkpoint / TRAINER_STATE_NAME)
-    for path in weights(checkpoint, sharded):
+    for path in weights_of(checkpoint, sharded):
         check_seal(present(path))
     if not sharded and not weights_alone:
         # Without them Trainer would begin with new ones, and say no word.
@@ -84,7 +84,7 @@ def check_state(path: Path) -> None:
         raise BrokenCheckpoint(f"{path} does not say the step, but {step!r}.")
 
 
-def weights(checkpoint: Path, sharded: bool) -> list[Path]:
+def weights_of(checkpoint: Path, sharded: bool) -> list[Path]:
     """Files of weights that a checkpoint should have; of one in shards those that it has."""
     paths = [checkpoint / name for name in WEIGHTS if (checkpoint / name).is_file()]
     index = checkpoint / INDEX

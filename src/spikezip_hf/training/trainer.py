@@ -79,7 +79,7 @@ class QATTrainer(DistillationTrainer):
                 )
             self.add_callback(LevelSchedule(self.qann, args.level_schedule))
         if args.snn_eval_every:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            if self.is_sharded:
                 raise ValueError("snn_eval_every: a network in shards cannot be converted while it is trained.")
             if self.qann is not model:
                 raise ValueError("snn_eval_every: a network with adapters cannot be converted before they are merged.")
