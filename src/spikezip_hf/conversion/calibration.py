@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 from transformers.utils.logging import tqdm
 
+from spikezip_hf.errors import memory_advice
 from spikezip_hf.models.engines import QuantEngine
 from spikezip_hf.models.modeling_quantization import eval_mode
 from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer, dequantize, quantize
@@ -138,6 +139,7 @@ def check_percentile(name: str, percentile: float) -> None:
         raise ValueError(f"{name} must be above 0 and at most 100, got {percentile!r}.")
 
 
+@memory_advice("give calibrate smaller batches, or method='lsq', which does not keep all of them.")
 def calibrate(
     model,
     batches: Iterable[Mapping[str, torch.Tensor]],

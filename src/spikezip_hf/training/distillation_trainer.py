@@ -18,6 +18,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from spikezip_hf.conversion.ann import is_timm
+from spikezip_hf.errors import memory_advice
 from spikezip_hf.models.checkpoint_files import check_seal
 from spikezip_hf.training.arguments import DistillationTrainingArguments
 from spikezip_hf.training.distillation import (
@@ -223,7 +224,43 @@ class DistillationTrainer(Trainer):
                 raise OSError(
                     f"{error} resume_from_checkpoint=True goes on from the newest whole checkpoint in output_dir."
                 ) from error
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        with memory_advice(self.training_advice()):
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def training_advice(self) -> str:
+        """What to do where memory does not suffice for training."""
+        args = self.args
+        # transformers 5.23 has a new name for it.
+        names = ("activation_checkpointing", "gradient_checkpointing")
+        name, enabled = next((name, getattr(args, name)) for name in names if hasattr(args, name))
+        steps = (
+            "gradient_accumulation_steps follows from total_train_batch_size"
+            if args.total_train_batch_size is not None
+            else f"raise gradient_accumulation_steps (now {args.gradient_accumulation_steps}) by the same factor"
+        )
+        possible = getattr(self.model, "supports_gradient_checkpointing", False) and not enabled
+        more = f" {name}=True keeps less for the backward pass, and takes longer." if possible else ""
+        return (
+            f"lower per_device_train_batch_size (now {args.per_device_train_batch_size}); {steps}, and the training "
+            f"stays the same.{more} auto_find_batch_size=True looks for a size that fits."
+        )
+
+    def evaluation_advice(self) -> str:
+        """What to do where memory does not suffice for evaluation."""
+        advice = f"lower per_device_eval_batch_size (now {self.args.per_device_eval_batch_size})"
+        if self.args.eval_accumulation_steps is None:
+            advice += ", or set eval_accumulation_steps, so that outputs leave the device before the end"
+        return f"{advice}."
+
+    def evaluate(self, *args, **kwargs):
+        """Trainer.evaluate."""
+        with memory_advice(self.evaluation_advice()):
+            return super().evaluate(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        """Trainer.predict."""
+        with memory_advice(self.evaluation_advice()):
+            return super().predict(*args, **kwargs)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Trainer.training_step, which ends the training before a loss or gradient that is not finite is put to use.

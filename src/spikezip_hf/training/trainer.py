@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from transformers.modelcard import TrainingSummary
 
 from spikezip_hf.auto import spiking_class
+from spikezip_hf.errors import memory_advice
 from spikezip_hf.hub import write_card
 from spikezip_hf.hub.card_data import pipeline_of
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
@@ -123,7 +124,7 @@ class QATTrainer(DistillationTrainer):
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if not isinstance(dataset, dict) and self.snn_evaluation_is_due(metric_key_prefix):
             dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-            with random_state_kept():
+            with random_state_kept(), memory_advice(self.evaluation_advice()):
                 batches = self.get_eval_dataloader(evenly_spread(dataset, self.args.snn_eval_samples))
                 snn = spiking_class(type(self.qann)).from_quantized(
                     self.qann, time_steps=max(self.args.snn_eval_time_steps)
