@@ -180,6 +180,7 @@ except RuntimeError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory are Linux's")
 def test_batch_that_does_not_fit():
     """A process that may have 200 MB more, and a batch that takes more than those."""

@@ -30,8 +30,8 @@ def only_json(as_json: bool) -> Iterator[None]:
 def is_expected(error: Exception) -> bool:
     """Whether an error says what is wrong with the input or the world, and is no mistake of this library.
 
-    Memory used up is the world's. Network errors of huggingface_hub are OSErrors; it and datasets have classes of their
-    own for bad files.
+    Memory used up is the world's. Network errors of huggingface_hub are OSErrors; it and datasets have classes of
+    their own for bad files.
     """
     kinds = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StrictDataclassError)
     return isinstance(error, kinds) or is_out_of_memory(error) or type(error).__module__.startswith("datasets.")

@@ -16,11 +16,13 @@ from transformers import (
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import IntervalStrategy
 
 from spikezip_hf.conversion.ann import is_timm
 from spikezip_hf.errors import memory_advice
 from spikezip_hf.models.checkpoint_files import check_seal
 from spikezip_hf.training.arguments import DistillationTrainingArguments
+from spikezip_hf.training.data_checks import check_batch, check_data
 from spikezip_hf.training.distillation import (
     attention_loss,
     focal_weight,
@@ -160,6 +162,7 @@ class DistillationTrainer(Trainer):
             self.teacher = teacher.to(self.args.device).eval()
             if args.attention_weight:
                 teacher.set_attn_implementation("eager")  # other kernels do not return attention probabilities
+        self.labels_seen = False  # all of them, before the batch that they are in
         self.loss_parts: dict[str, torch.Tensor] = {}
         self.parts_logged_at = 0
 
@@ -208,7 +211,10 @@ class DistillationTrainer(Trainer):
 
         Raises:
             OSError: the checkpoint that was named is not whole, or for True there is none that is.
+            ValueError: a data set is empty, lacks a column, or has a label that is none for this model; names it.
         """
+        evaluated = self.eval_datasets(None) if self.args.eval_strategy != IntervalStrategy.NO else {}
+        self.check_data({"train_dataset": self.train_dataset, **evaluated})
         kind = {"sharded": self.is_sharded, "weights_alone": self.args.save_only_model}
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_whole(str(self.args.output_dir), **kind)
@@ -225,7 +231,29 @@ class DistillationTrainer(Trainer):
                     f"{error} resume_from_checkpoint=True goes on from the newest whole checkpoint in output_dir."
                 ) from error
         with memory_advice(self.training_advice()):
+            if not resume_from_checkpoint:
+                self.before_first_step()
             return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def before_first_step(self) -> None:
+        """Called where a training begins, and not where it goes on."""
+
+    def check_data(self, datasets: dict[str, Any]) -> None:
+        """Look at data sets before any work; see `training.data_checks`."""
+        seen = [
+            check_data(dataset, name, without_adapters(self.model), self.args.remove_unused_columns)
+            for name, dataset in datasets.items()
+        ]
+        self.labels_seen = all(seen)
+
+    def eval_datasets(self, chosen: Any) -> dict[str, Any]:
+        """{how it is given: data set} of what `evaluate` is to look at."""
+        if isinstance(chosen, str):
+            return {f"eval_dataset[{chosen!r}]": self.eval_dataset[chosen]}
+        given = self.eval_dataset if chosen is None else chosen
+        if isinstance(given, dict):
+            return {f"eval_dataset[{name!r}]": dataset for name, dataset in given.items()}
+        return {"eval_dataset": given}
 
     def training_advice(self) -> str:
         """What to do where memory does not suffice for training."""
@@ -252,10 +280,16 @@ class DistillationTrainer(Trainer):
             advice += ", or set eval_accumulation_steps, so that outputs leave the device before the end"
         return f"{advice}."
 
-    def evaluate(self, *args, **kwargs):
-        """Trainer.evaluate."""
+    def evaluate(self, eval_dataset=None, *args, **kwargs):
+        """Trainer.evaluate.
+
+        Raises:
+            ValueError: as for `train`.
+        """
+        if not self.is_in_train:
+            self.check_data(self.eval_datasets(eval_dataset))
         with memory_advice(self.evaluation_advice()):
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(eval_dataset, *args, **kwargs)
 
     def predict(self, *args, **kwargs):
         """Trainer.predict."""
@@ -380,6 +414,8 @@ class DistillationTrainer(Trainer):
         labels = inputs.get("labels")
         if labels is None:
             raise ValueError("The batch has no labels, so there is no loss to train on.")
+        if not self.labels_seen:
+            check_batch(labels, self.model.config)
         if not model.training:
             outputs = model(**inputs)
             return (outputs.loss, outputs) if return_outputs else outputs.loss

@@ -95,18 +95,19 @@ class QATTrainer(DistillationTrainer):
         A checkpoint holds scales, so nothing is set when a run is resumed. For the arguments and errors see
         `DistillationTrainer.train`.
         """
-        if not resume_from_checkpoint:
-            if self.args.level_schedule:
-                set_levels(self.qann, self.args.level_schedule[0], rescale=True)
-            if not self.qann.calibrated:
-                with random_state_kept():
-                    batches = self.calibration_batches()
-                    method, percentile = self.args.calibration_method, self.args.calibration_percentile
-                    self.qann.calibrate(batches, method, overwrite=False, percentile=percentile)
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self.take_autocast_off()
+
+    def before_first_step(self) -> None:
+        if self.args.level_schedule:
+            set_levels(self.qann, self.args.level_schedule[0], rescale=True)
+        if not self.qann.calibrated:
+            with random_state_kept():
+                batches = self.calibration_batches()
+                method, percentile = self.args.calibration_method, self.args.calibration_percentile
+                self.qann.calibrate(batches, method, overwrite=False, percentile=percentile)
 
     def calibration_batches(self) -> DataLoader | list:
         """Batches of training samples drawn at random, the same in every process."""
