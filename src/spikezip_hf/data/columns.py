@@ -107,7 +107,8 @@ def join_labels(splits: Mapping[Any, Labels], binary: Sequence[str] = ("0", "1")
             refuse({value for value in found if (whole(value) or 0) >= len(known)}, labels, f"is not one of {known}")
         return ClassLabel(names=known)
     if not found:
-        raise ValueError(f"{', '.join(labels.source for labels in splits.values())} ...: there are no examples.")
+        places = [labels.source.rpartition(",")[0] for labels in splits.values()]
+        raise ValueError(f"{' and '.join(places)}: there are no examples.")
     count = 1 + max(whole(value) or 0 for value in found)
     return ClassLabel(names=list(binary) if count == 2 else [str(index) for index in range(count)])
 
@@ -168,6 +169,8 @@ def standardize(
     names = kind.names if isinstance(kind, ClassLabel) else None
     labels: dict[str, Labels] = {}
     for split, data in splits.items():
+        if not isinstance(data, IterableDataset) and not len(data):
+            raise ValueError(f"{name}: the split {split} is empty.")
         if names and isinstance(data, IterableDataset):  # nothing to learn; a pass over it would be dear
             values = [row[label] for row in data.select_columns([label]).take(PEEK)] if split == "test" else []
         elif isinstance(data, IterableDataset):
