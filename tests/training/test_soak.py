@@ -38,9 +38,10 @@ def kill_at_random(folder, generator, period):
         period: seconds from a step's end to the next, with the checkpoint that is written in between.
     """
     process = start(folder)
+    steps = (line for line in process.stdout if line.startswith("step "))
     for _ in range(generator.randint(1, MOST_STEPS)):
-        line = process.stdout.readline()
-        assert line.startswith("step "), f"it ended by itself: {line!r}"
+        line = next(steps, None)
+        assert line is not None, "it ended by itself"
     time.sleep(generator.uniform(0, period))
     process.kill()  # SIGKILL
     process.wait()

@@ -356,15 +356,22 @@ class DistillationTrainer(Trainer):
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
     def _save_checkpoint(self, *args, **kwargs):
-        """Trainer's, where one of that step is there already, cut off or of an earlier training, without a mixture of
-        the two: the file that marks a whole one goes first.
+        """Trainer's, which leaves no half of one after an error or Ctrl-C.
+
+        Nor, after a kill, a mixture with one of that step that is there already, cut off or of an earlier training:
+        the file that marks a whole one goes first.
         """
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.is_dir():
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             for left_over in folder.glob("_partial-*"):  # weights that were not moved in when the training was killed
                 shutil.rmtree(left_over, ignore_errors=True)
-        super()._save_checkpoint(*args, **kwargs)
+        try:
+            super()._save_checkpoint(*args, **kwargs)
+        except BaseException:  # Ctrl-C, too
+            if self.args.should_save and not (folder / TRAINER_STATE_NAME).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
