@@ -18,6 +18,7 @@ from spikezip_hf.conversion.calibration import (
     RangeEngine,
 )
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
+from spikezip_hf.models.operators import LinearMap
 from spikezip_hf.models.quantization import LSQQuantizer, dequantize, quantize
 from tests.conftest import make_ann, make_images, make_text_qann, make_texts
 
@@ -271,3 +272,36 @@ class TestRefusals:
         with pytest.raises(ValueError, match=r"layers\.0\.mlp\.hidden_node: .* no usable scale \(all zero"):
             qann.calibrate(batches)
         assert not any(bool(node.initialized) for node in qann.nodes)
+
+    @pytest.mark.parametrize("calibrated", [False, True])
+    @pytest.mark.parametrize("method", METHODS)
+    @pytest.mark.parametrize("case", ["no batches", "a bad batch", "a node without scale", "interrupted"])
+    def test_nothing_has_changed(self, batches, case, method, calibrated):
+        """Not the scales of weights either, which are set before any batch is seen."""
+        qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=16, weight_bits=8)
+        if calibrated:
+            qann.calibrate(batches)
+        with torch.no_grad():  # the weights have moved on, so that their scales would be others
+            for module in qann.modules():
+                if isinstance(module, LinearMap):
+                    module.weight.mul_(1.5)
+            if case == "a node without scale":
+                qann.vit.layers[1].mlp.fc1.weight.zero_()
+                qann.vit.layers[1].mlp.fc1.bias.zero_()
+
+        def interrupted():
+            yield batches[0]
+            raise KeyboardInterrupt
+
+        given = {
+            "no batches": [],
+            "a bad batch": [batches[0], {"pixel_values": torch.zeros(1, 3, 5, 5)}],
+            "a node without scale": batches,
+            "interrupted": interrupted(),
+        }[case]
+        before = {name: value.clone() for name, value in qann.state_dict().items()}
+        with pytest.raises((ValueError, KeyboardInterrupt)):
+            qann.calibrate(given, method=method)
+        assert all(torch.equal(value, before[name]) for name, value in qann.state_dict().items())
+        qann.fit_weights()
+        assert not all(torch.equal(value, before[name]) for name, value in qann.state_dict().items())

@@ -92,6 +92,11 @@ def test_a_label_that_is_none(ten):
         load_images(str(ten))
 
 
+def test_an_image_column(ten):
+    with pytest.raises(ValueError, match=r"image_column='img': .* has no columns: leave it out"):
+        load_images(str(ten), image_column="img")
+
+
 def test_a_label_column_that_is_none(hundred):
     with pytest.raises(ValueError, match=r"no column 'label', only \['coarse_label', 'fine_label'\]: mend label_col"):
         load_images(str(hundred), label_column="label")

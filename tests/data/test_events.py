@@ -11,6 +11,7 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from PIL import Image
+from transformers.utils import logging
 
 from spikezip_hf.data import from_tonic, load_events, read_events, split_off_test, with_validation
 from spikezip_hf.data.event_files import EVENT
@@ -263,6 +264,19 @@ def test_folders_of_classes(tmp_path, monkeypatch):
     data["train"][0]  # only what is looked at is read
     with pytest.raises(ValueError, match=r"1\.bin"):
         data["train"][4]
+
+
+def test_what_would_be_left_out_silently(tmp_path, caplog):
+    write_folders(tmp_path, ("train", "test"))
+    with pytest.raises(ValueError, match=r"label_column='kind': .*folders of recordings, has no columns"):
+        load_events(str(tmp_path), label_column="kind")
+    logging.get_logger("spikezip_hf").addHandler(caplog.handler)
+    try:
+        data = load_events(str(tmp_path), test_share=0.5)
+    finally:
+        logging.get_logger("spikezip_hf").removeHandler(caplog.handler)
+    assert len(data["test"]) == len(load_events(str(tmp_path))["test"])
+    assert "test_share=0.5 is left out" in caplog.text
 
 
 def test_classes_without_a_split(tmp_path):

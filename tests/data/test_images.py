@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
-from datasets import ClassLabel, DatasetDict, Features, Image, IterableDatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, Value
 from PIL import Image as Pillow
 
 from spikezip_hf.data.images import load_images
@@ -172,6 +172,23 @@ def test_idx_without_labels(idx_folder):
     (idx_folder / "t10k-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks t10k-labels-idx1-ubyte\.gz"):
         load_images(str(idx_folder))
+
+
+def test_no_example_at_all(tmp_path):
+    features = Features({"image": Image(), "label": Value("int64")})
+    Dataset.from_dict({"image": [], "label": []}, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"train\.parquet: there are no examples"):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("column", ["image_column", "label_column"])
+def test_columns_of_files_that_have_none(idx_folder, tmp_path, column):
+    """Else who names one believes that it was read."""
+    (tmp_path / "folders").mkdir()
+    write_classes(tmp_path / "folders" / "train")
+    for folder, what in ((idx_folder, "IDX files"), (tmp_path / "folders", "folders of images")):
+        with pytest.raises(ValueError, match=f"^{column}='kind': .*, which is {what}, has no columns: leave it out"):
+            load_images(str(folder), **{column: "kind"})
 
 
 @pytest.fixture

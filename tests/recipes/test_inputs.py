@@ -5,7 +5,7 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from transformers import BertConfig, ViTImageProcessorPil
 
-from spikezip_hf.recipes.inputs import DataArguments, check_labels, load_data, model_inputs
+from spikezip_hf.recipes.inputs import DataArguments, check_labels, label_fields, load_data, model_inputs
 
 FEATURES = {"image": Image(), "label": ClassLabel(names=["dark", "light"])}
 
@@ -65,3 +65,24 @@ def test_gray_images_for_a_network_of_one_channel():
     processor = ViTImageProcessorPil(size={"height": 4, "width": 4}, image_mean=[0.5], image_std=[0.5])
     inputs, _ = model_inputs(data, processor, DataArguments(dataset="gray"), is_text=False)
     assert inputs["train"][0]["pixel_values"].shape == (1, 4, 4)
+
+
+def test_one_class_makes_no_classifier(tmp_path):
+    """transformers would make a regression of a network with one label."""
+    rows = "\n".join(f"text number {row}\tgood" for row in range(20))
+    (tmp_path / "train.tsv").write_text(f"sentence\tlabel\n{rows}\n")
+    splits = load_data(DataArguments(data_dir=str(tmp_path)), is_text=True)
+    with pytest.raises(ValueError, match="All examples of the data are of one class, 'good': a classifier needs two"):
+        label_fields(splits)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_empty_split(tmp_path, monkeypatch, split):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    picture = PIL.Image.new("L", (8, 8))
+    for name in ("train", "validation", "test"):
+        rows = 0 if name == split else 4
+        columns = {"image": [picture] * rows, "label": [0, 1, 0, 1][:rows]}
+        Dataset.from_dict(columns, features=Features(FEATURES)).to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=rf"{split}\.parquet: there are no examples"):
+        load_data(DataArguments(data_dir=str(tmp_path)), is_text=False)

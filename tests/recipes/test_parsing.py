@@ -210,10 +210,10 @@ def test_every_field_has_help(kind):
         assert text.endswith("."), field.name
 
 
-@pytest.mark.parametrize("error", [ValueError("no such thing"), FileNotFoundError("no such thing")])
-def test_main_says_in_one_line_what_is_wrong(error):
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, FloatingPointError])
+def test_main_says_in_one_line_what_is_wrong(kind):
     def run(argv):
-        raise error
+        raise kind("no such thing")
 
     with pytest.raises(SystemExit) as stop:
         main(run)

@@ -19,15 +19,6 @@ def test_failed_start_leaves_the_folder_free(tmp_path):
         stage.is_finished(tmp_path, {"seed": 4})
 
 
-def test_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
-    for step, whole in ((2, True), (10, True), (12, False)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if whole:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
-    assert stage.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
-    assert stage.last_checkpoint(tmp_path / "nowhere") is None
-
-
 def test_what_counts_is_the_total_batch():
     settings = [
         stage.settings_of(

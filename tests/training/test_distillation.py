@@ -147,7 +147,7 @@ def test_padding_moves_no_part(tmp_path):
     trainer = QATTrainer(qann.train(), args, teacher_model=teacher, train_dataset=[None])
     labels = torch.tensor([0, 1, 2])
     parts = [
-        trainer.parts_of(qann, {**make_texts(qann.config, [4, 9, 6], extra=extra), "labels": labels}, True)[0]
+        trainer.parts_of(qann, {**make_texts(qann.config, [4, 9, 6], extra=extra), "labels": labels})[0]
         for extra in (0, 7)
     ]
     for name, part in parts[0].items():
@@ -228,7 +228,7 @@ class TestTeacher:
         args = make_args(tmp_path, distillation_weight=0.0, hidden_state_weight=1.0)
         trainer = QATTrainer(qann.train(), args, teacher_model=teacher)
         batch = {"pixel_values": make_images(qann.config, 4), "labels": torch.randn(4)}
-        parts, _ = trainer.parts_of(qann, batch, single_label=False)
+        parts, _ = trainer.parts_of(qann, batch)
         assert set(parts) == {"hard_label_loss", "hidden_state_loss"}
 
 

@@ -10,48 +10,65 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from spikezip_hf import QATTrainer, QuantViTForImageClassification
+from spikezip_hf.training.resuming import newest_whole
 from tests.conftest import make_ann
 from tests.training.common import make_args, make_data
 
 STEPS = 12
 
 
-def life(folder: Path, pause: float = 0.0) -> None:
-    """Train from the last checkpoint, if there is one, with everything that draws random numbers."""
-    from transformers import TrainerCallback
-    from transformers.trainer_utils import get_last_checkpoint
+class Speaking(TrainerCallback):
+    """Says on stdout when a step has ended, and that a checkpoint is now written if that is due."""
 
-    class Slow(TrainerCallback):
-        def on_step_end(self, args, state, control, **kwargs):
-            time.sleep(pause)
+    def on_step_end(self, args, state, control, **kwargs):
+        sys.stdout.write(f"step {state.global_step}\n")
+        sys.stdout.flush()
+
+
+class Slow(TrainerCallback):
+    def __init__(self, pause: float):
+        self.pause = pause
+
+    def on_step_end(self, args, state, control, **kwargs):
+        time.sleep(self.pause)
+
+
+def life(folder: Path, pause: float = 0.0, speaking: bool = False, **fields) -> None:
+    """Train from the newest whole checkpoint, if there is one, with everything that draws random numbers."""
 
     ann = make_ann(hidden_dropout_prob=0.1, attention_probs_dropout_prob=0.1)
     qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=8, weight_bits=8, drop_path_rate=0.2)
-    args = make_args(
-        folder,
-        max_steps=STEPS,
-        save_strategy="steps",
-        save_steps=2,
-        logging_steps=1,
-        mixup_alpha=0.8,
-        cutmix_alpha=1.0,
-        label_smoothing_factor=0.1,
-        gradient_accumulation_steps=2,
-        per_device_train_batch_size=4,
-        scale_learning_rate=1e-3,
-        snn_eval_every=2,
-        eval_strategy="steps",
-        eval_steps=2,
-        snn_eval_time_steps=[8],
-        snn_eval_samples=4,
-    )
+    settings = {
+        "max_steps": STEPS,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "logging_steps": 1,
+        "mixup_alpha": 0.8,
+        "cutmix_alpha": 1.0,
+        "label_smoothing_factor": 0.1,
+        "gradient_accumulation_steps": 2,
+        "per_device_train_batch_size": 4,
+        "scale_learning_rate": 1e-3,
+        "snn_eval_every": 2,
+        "eval_strategy": "steps",
+        "eval_steps": 2,
+        "snn_eval_time_steps": [8],
+        "snn_eval_samples": 4,
+    }
+    args = make_args(folder, **{**settings, **fields})
     data = make_data(ann.config)
     trainer = QATTrainer(
-        qann, args, teacher_model=make_ann(seed=5), train_dataset=data, eval_dataset=data, callbacks=[Slow()]
+        qann,
+        args,
+        teacher_model=make_ann(seed=5),
+        train_dataset=data,
+        eval_dataset=data,
+        callbacks=[Slow(pause), *([Speaking()] if speaking else [])],
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    trainer.train(resume_from_checkpoint=newest_whole(folder) is not None)
     trainer.save_model(str(folder / "end"))
 
 

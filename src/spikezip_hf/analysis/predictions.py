@@ -15,6 +15,7 @@ from transformers.utils import logging
 from spikezip_hf.analysis.answers import answers
 from spikezip_hf.analysis.processes import PartialState, gathered, my_share, told_to_end
 from spikezip_hf.conversion.certificate import check_twins
+from spikezip_hf.errors import memory_advice
 from spikezip_hf.files import write_json
 from spikezip_hf.hub.results import network_digest
 from spikezip_hf.models.configuration_quantization import check_positive_integer
@@ -37,6 +38,7 @@ INCIDENTAL = {"_name_or_path", "architectures", "auto_map", "dtype", "source_mod
 INCIDENTAL |= {"time_steps", "transformers_version"}
 
 
+@memory_advice("lower batch_size; of a spiking network, chunk_steps of its config, too.")
 def predict(
     model: PreTrainedModel,
     inputs: Dataset,

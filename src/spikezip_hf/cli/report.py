@@ -10,6 +10,8 @@ from typing import Annotated, Any
 import typer
 from huggingface_hub.errors import StrictDataclassError
 
+from spikezip_hf.errors import is_out_of_memory, one_line
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON, and everything else to stderr.")]
 
 
@@ -25,17 +27,14 @@ def only_json(as_json: bool) -> Iterator[None]:
         yield
 
 
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def is_expected(error: Exception) -> bool:
     """Whether an error says what is wrong with the input or the world, and is no mistake of this library.
 
-    Network errors of huggingface_hub are OSErrors; it and datasets have classes of their own for bad files.
+    Memory used up is the world's. Network errors of huggingface_hub are OSErrors; it and datasets have classes of
+    their own for bad files.
     """
     kinds = (ValueError, TypeError, OSError, ImportError, FloatingPointError, StrictDataclassError)
-    return isinstance(error, kinds) or type(error).__module__.startswith("datasets.")
+    return isinstance(error, kinds) or is_out_of_memory(error) or type(error).__module__.startswith("datasets.")
 
 
 def guarded(command: Callable) -> Callable:

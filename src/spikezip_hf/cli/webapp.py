@@ -11,7 +11,8 @@ from html import escape
 from typing import Any
 
 from spikezip_hf.analysis.watching import EXAMPLES, Watcher
-from spikezip_hf.cli.report import is_expected, one_line
+from spikezip_hf.cli.report import is_expected
+from spikezip_hf.errors import one_line
 
 SETTLED = {  # what gradio would otherwise do over the network, or leave behind
     "GRADIO_ANALYTICS_ENABLED": "False",

@@ -1,11 +1,13 @@
 """Scales from data."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from transformers.utils.logging import tqdm
 
+from spikezip_hf.errors import memory_advice
 from spikezip_hf.models.engines import QuantEngine
 from spikezip_hf.models.modeling_quantization import eval_mode
 from spikezip_hf.models.quantization import MIN_SCALE, LSQQuantizer, dequantize, quantize
@@ -138,6 +140,7 @@ def check_percentile(name: str, percentile: float) -> None:
         raise ValueError(f"{name} must be above 0 and at most 100, got {percentile!r}.")
 
 
+@memory_advice("give calibrate smaller batches, or method='lsq', which does not keep all of them.")
 def calibrate(
     model,
     batches: Iterable[Mapping[str, torch.Tensor]],
@@ -145,29 +148,45 @@ def calibrate(
     overwrite: bool = True,
     percentile: float = PERCENTILE,
 ) -> None:
-    """The function behind `QuantPreTrainedModel.calibrate`; see there. Sets the scales of all nodes, or of none."""
+    """The function behind `QuantPreTrainedModel.calibrate`; see there. Sets all scales, or none."""
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(map(repr, METHODS))}; got {method!r}.")
     check_percentile("percentile", percentile)
     if isinstance(batches, Mapping):
         raise ValueError("batches must be an iterable of dicts of model inputs, not one dict: pass [batch].")
-    model.fit_weights(overwrite)
-    if method == "lsq":
-        scales = lsq_scales(model, batches)
-    elif method == "mse":
-        scales = mse_scales(model, list(batches))
-    else:
-        scales = percentile_scales(model, list(batches), percentile)
-    nodes = [node for node in model.nodes if overwrite or not bool(node.initialized)]
-    for node in nodes:
-        # A channel that is always 0 has no scale of its own: any will do, so it gets the smallest of the others.
-        scale = scales[node.name]
-        alive = scale[scale > MIN_SCALE]
-        if not bool(scale.isfinite().all()) or not alive.numel():
-            raise ValueError(f"{node.name}: the calibration data gives it no usable scale (all zero, or not finite).")
-        scales[node.name] = torch.where(scale > MIN_SCALE, scale, alive.min())
-    for node in nodes:
-        node.set_scale(scales[node.name])
+    with scales_kept_on_error(model):
+        model.fit_weights(overwrite)
+        if method == "lsq":
+            scales = lsq_scales(model, batches)
+        elif method == "mse":
+            scales = mse_scales(model, list(batches))
+        else:
+            scales = percentile_scales(model, list(batches), percentile)
+        nodes = [node for node in model.nodes if overwrite or not bool(node.initialized)]
+        for node in nodes:
+            # A channel that is always 0 has no scale of its own: any will do, so it gets the smallest of the others.
+            scale = scales[node.name]
+            alive = scale[scale > MIN_SCALE]
+            if not bool(scale.isfinite().all()) or not alive.numel():
+                raise ValueError(
+                    f"{node.name}: the calibration data gives it no usable scale (all zero, or not finite)."
+                )
+            scales[node.name] = torch.where(scale > MIN_SCALE, scale, alive.min())
+        for node in nodes:
+            node.set_scale(scales[node.name])
+
+
+@contextmanager
+def scales_kept_on_error(model) -> Iterator[None]:
+    """After an error inside, or Ctrl-C, scales are what they were. Those of weights are set before data is seen."""
+    before = [(one, one.scale.detach().clone(), one.initialized.clone()) for one in model.quantizers]
+    try:
+        yield
+    except BaseException:
+        for quantizer, scale, initialized in before:
+            quantizer.scale.data.copy_(scale)
+            quantizer.initialized.copy_(initialized)
+        raise
 
 
 def lsq_scales(model, batches: Iterable[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

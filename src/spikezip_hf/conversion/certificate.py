@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from spikezip_hf.errors import memory_advice
 from spikezip_hf.models.engines import RecordingEngine
 from spikezip_hf.models.modeling_quantization import eval_mode
 from spikezip_hf.models.simulation import Trajectory, plain
@@ -85,6 +86,7 @@ def missed_text(equilibrium_step: torch.Tensor, time_steps: int) -> list[str]:
     ]
 
 
+@memory_advice("verify smaller batches (batch_size), or fewer steps at once: lower chunk_steps of the spiking config.")
 def verify_equivalence(qann, snn, batch: Mapping[str, torch.Tensor], time_steps: int | None = None) -> Certificate:
     """Run both twins on a batch and hold them against each other, neuron by neuron.
 

@@ -40,6 +40,13 @@ def find_column(role: str, columns: Iterable[str], told: str | None, where: obje
     raise ValueError(f"{where} {problem}, among {columns}: pass {role}_column=, the one that is the {role}.")
 
 
+def refuse_columns(where: object, **told: str | None) -> None:
+    """Raise ValueError, naming it, if a column is named of data that has none."""
+    for name, column in told.items():
+        if column is not None:
+            raise ValueError(f"{name}={column!r}: {where} has no columns: leave it out.")
+
+
 @dataclass
 class Labels:
     """The labels of one split or file, as found.
@@ -99,6 +106,9 @@ def join_labels(splits: Mapping[Any, Labels], binary: Sequence[str] = ("0", "1")
         for labels in splits.values():
             refuse({value for value in found if (whole(value) or 0) >= len(known)}, labels, f"is not one of {known}")
         return ClassLabel(names=known)
+    if not found:
+        places = [labels.source.rpartition(",")[0] for labels in splits.values()]
+        raise ValueError(f"{' and '.join(places)}: there are no examples.")
     count = 1 + max(whole(value) or 0 for value in found)
     return ClassLabel(names=list(binary) if count == 2 else [str(index) for index in range(count)])
 
@@ -159,6 +169,8 @@ def standardize(
     names = kind.names if isinstance(kind, ClassLabel) else None
     labels: dict[str, Labels] = {}
     for split, data in splits.items():
+        if not isinstance(data, IterableDataset) and not len(data):
+            raise ValueError(f"{name}: the split {split} is empty.")
         if names and isinstance(data, IterableDataset):  # nothing to learn; a pass over it would be dear
             values = [row[label] for row in data.select_columns([label]).take(PEEK)] if split == "test" else []
         elif isinstance(data, IterableDataset):

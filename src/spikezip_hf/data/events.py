@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from transformers.utils import logging
 
 from spikezip_hf.data.class_folders import read_class_folders
-from spikezip_hf.data.columns import Labels, find_column, has_labels, join_labels
+from spikezip_hf.data.columns import Labels, find_column, has_labels, join_labels, refuse_columns
 from spikezip_hf.data.event_files import ENDINGS, EVENT, read_events
 from spikezip_hf.data.sources import AnyDataset, open_source, split_files
 from spikezip_hf.data.tables import read_parquet
+
+logger = logging.get_logger(__name__)
 
 COLUMNS = ("x", "y", "p", "t")
 
@@ -32,7 +35,7 @@ def load_events(
     Args:
         name: a folder, or the name of one inside SPIKEZIP_DATA, or of a data set on the Hub, in this order.
         subset: a folder inside that folder, or a configuration of the set on the Hub.
-        label_column: found by its name if None.
+        label_column: found by its name if None. Not for files, which are in folders named for their class.
         test_share: of each class, take the last recordings for a test split where there is none; see `split_off_test`.
 
     Raises:
@@ -45,8 +48,12 @@ def load_events(
     elif files := split_files(source, [".parquet"]):
         splits = read_event_parquet(files, label_column)
     else:
+        refuse_columns(f"{source}, which is folders of recordings,", label_column=label_column)
         splits = read_event_folder(source)
-    return split_off_test(splits, test_share) if test_share and "test" not in splits else splits
+    if test_share and "test" in splits:
+        logger.warning(f"test_share={test_share} is left out: {name} has a test split of its own.")
+        return splits
+    return split_off_test(splits, test_share) if test_share else splits
 
 
 def from_columns(splits: Mapping[str, AnyDataset], label_column: str | None, where: str) -> DatasetDict:

@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from spikezip_hf.data.cifar import Version, cifar_version, read_cifar
 from spikezip_hf.data.class_folders import class_files, read_class_folders, with_indices
-from spikezip_hf.data.columns import Labels, as_dict, find_column, join_labels, standardize
+from spikezip_hf.data.columns import Labels, as_dict, find_column, join_labels, refuse_columns, standardize
 from spikezip_hf.data.idx import read_idx
 from spikezip_hf.data.imagenet import class_table, images_home, loose_images, sort_by_table
 from spikezip_hf.data.sources import AnyDatasetDict, group_splits, open_source, split_files
@@ -44,7 +44,7 @@ def load_images(
         name: a folder, or the name of one inside SPIKEZIP_DATA, or of a data set on the Hub, in this order.
         subset: a folder inside that folder, or a configuration of the set on the Hub.
         image_column: the column of the image; found by its name if None. `label_column` likewise; of CIFAR-100's files
-            "fine_label" (default) or "coarse_label".
+            "fine_label" (default) or "coarse_label". Other files have no columns, and none can be named.
         streaming: an IterableDatasetDict, read as it is used.
 
     Raises:
@@ -54,12 +54,16 @@ def load_images(
     source = open_source(name, subset, streaming)
     if not isinstance(source, Path):
         return standardize(source, "image", Image(), name, image_column, label_column)
+    told = {"image_column": image_column, "label_column": label_column}
     if idx_splits(source):
+        refuse_columns(f"{source}, which is IDX files,", **told)
         return as_dict(read_idx_folder(source), streaming)
     if version := cifar_version(source):
+        refuse_columns(f"{source}, which is CIFAR's files,", image_column=image_column)
         return as_dict(read_cifar_folder(source, version, label_column), streaming)
     if files := split_files(source, [".parquet"]):
         return read_image_parquet(files, image_column, label_column, streaming)
+    refuse_columns(f"{source}, which is folders of images,", **told)
     home = images_home(source)
     if table := class_table(home):
         return as_dict(read_imagenet(home, table), streaming)

@@ -71,7 +71,7 @@ def read_parquet(
         kind: type of the columns but the label; the files' own if None.
 
     Raises:
-        ValueError: a file is no Parquet, files differ in their columns, or a label is not one.
+        ValueError: a file is no Parquet, a split is empty, files differ in their columns, or a label is not one.
     """
     columns: set[tuple[str, ...]] = set()
     labels: dict[tuple[str, Path], Labels] = {}
@@ -81,6 +81,9 @@ def read_parquet(
         values = pyarrow.parquet.read_table(path, columns=[label])[label].to_pylist()
         columns.add(found)
         labels[split, path] = Labels(values, f"{path}, row", names=class_names(schema, label))
+    for split, paths in files.items():
+        if not any(labels[split, path].values for path in paths):
+            raise ValueError(f"{' and '.join(map(str, paths))}: there are no examples.")
     if len(columns) > 1:
         raise ValueError(f"{path.parent} has files with other columns than each other: {sorted(columns)}.")
     if "test" in files and not any(has_labels(labels["test", path].values) for path in files["test"]):

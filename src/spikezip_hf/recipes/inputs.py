@@ -127,6 +127,9 @@ def load_data(data: DataArguments, is_text: bool, needs_training: bool = True):
         )
     else:
         splits = load_images(data.source(), subset=data.dataset_subset, image_column=data.image_column, **columns)
+    for name, split in splits.items():
+        if not data.streaming and not len(split):
+            raise ValueError(f"{data.source()}: the split {name} is empty.")
     if not needs_training and ("test" in splits or "validation" in splits):
         return splits
     if "train" not in splits:
@@ -153,8 +156,14 @@ def refuse(data: DataArguments, names: tuple[str, ...], what: str) -> None:
 
 
 def label_fields(splits) -> dict[str, dict]:
-    """`id2label` and `label2id` of a config."""
+    """`id2label` and `label2id` of a config.
+
+    Raises:
+        ValueError: there is only one class, of which transformers would make a regression.
+    """
     names = splits["train"].features["label"].names
+    if len(names) < 2:
+        raise ValueError(f"All examples of the data are of one class, {names[0]!r}: a classifier needs two.")
     return {"id2label": dict(enumerate(names)), "label2id": {name: index for index, name in enumerate(names)}}
 
 

@@ -23,6 +23,8 @@ import yaml
 from transformers import HfArgumentParser
 from transformers.hf_argparser import DataClassType
 
+from spikezip_hf.errors import is_out_of_memory, one_line
+
 STAGES = ("finetune", "qat", "convert")
 # Sections that a stage reads before its own.
 SHARED = {"finetune": ("data", "training"), "qat": ("data", "training"), "convert": ("data",)}
@@ -105,8 +107,11 @@ def main(run: Callable[[Sequence[str]], None]) -> NoReturn:
     """Run a stage on the command line: what is wrong with the input is one line, and Ctrl-C is no traceback."""
     try:
         run(sys.argv[1:])
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    except Exception as error:
+        expected = isinstance(error, ValueError | OSError | ImportError | FloatingPointError)
+        if not expected and not is_out_of_memory(error):
+            raise
+        sys.exit(f"error: {one_line(error)}")
     except KeyboardInterrupt:
         sys.exit("\nInterrupted. Run the same command again to go on from the last checkpoint, if there is one.")
     sys.exit(0)

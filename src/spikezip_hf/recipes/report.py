@@ -20,6 +20,7 @@ from spikezip_hf.analysis.page import shown
 from spikezip_hf.analysis.recording import record
 from spikezip_hf.analysis.report import HTML, check_folder, nodes_to_see, write_report
 from spikezip_hf.analysis.watching import visible
+from spikezip_hf.errors import memory_advice
 from spikezip_hf.loading import class_of, is_text, load_network
 from spikezip_hf.models.configuration_quantization import check_positive_integer
 from spikezip_hf.recipes import stage
@@ -78,6 +79,7 @@ class ReportArguments:
         return Path(os.path.relpath(folder)) if local else folder
 
 
+@memory_advice("lower batch_size; and limit, for what is recorded of all samples is kept.")
 def report(source: str, data: DataArguments, arguments: ReportArguments) -> dict[str, Any]:
     """Simulate a checkpoint's spiking network on a test set, and write what it did in time.
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
 import spikezip_hf
@@ -22,6 +23,7 @@ from spikezip_hf.files import write_json
 from spikezip_hf.metrics import classification_metrics
 from spikezip_hf.recipes.inputs import DataArguments, model_inputs
 from spikezip_hf.training import DistillationTrainer, DistillationTrainingArguments
+from spikezip_hf.training.resuming import checkpoints, newest_whole
 
 logger = logging.get_logger(__name__)
 
@@ -72,10 +74,9 @@ def total_batch(args: TrainingArguments) -> int:
     return args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end, of which trainer_state.json is the last file."""
-    found = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]
-    return str(max(found, key=lambda path: int(path.name.partition("-")[2]))) if found else None
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a checkpoint was written there to its end, of which trainer_state.json is the last file."""
+    return any((path / TRAINER_STATE_NAME).is_file() for path in checkpoints(folder))
 
 
 SECRET = re.compile(r"token|secret|password|key", re.IGNORECASE)
@@ -135,7 +136,7 @@ def is_finished(folder: Path, settings: dict[str, Any]) -> bool:
     finished = (folder / RECORD).is_file()
     if finished:
         found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["settings"]
-    elif last_checkpoint(folder) is None:
+    elif not has_checkpoint(folder):
         return False
     elif (folder / SETTINGS).is_file():
         found = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
@@ -186,8 +187,10 @@ def trainer_for(
     )
 
 
-def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[str, Any]) -> dict[str, Any]:
-    """Train to the end, from the last checkpoint if an earlier run was cut off, and save network and record.
+def train(
+    trainer: DistillationTrainer, folder: Path, settings: dict[str, Any], about: dict[str, Any]
+) -> dict[str, Any]:
+    """Train to the end, from the newest whole checkpoint if an earlier run was cut off, and save network and record.
 
     Args:
         settings: what `is_finished` was asked with.
@@ -195,9 +198,11 @@ def train(trainer: Trainer, folder: Path, settings: dict[str, Any], about: dict[
     """
     if trainer.is_world_process_zero():
         write_json(folder / SETTINGS, settings)
-    checkpoint = last_checkpoint(folder)
+    checkpoint = newest_whole(folder, trainer.is_sharded, trainer.args.save_only_model)
     if checkpoint is not None:
         logger.warning(f"Going on from {checkpoint}.")
+    elif checkpoints(folder):
+        logger.warning(f"{folder} has no whole checkpoint: the training begins anew.")
     start = time.perf_counter()
     trainer.train(resume_from_checkpoint=checkpoint)
     evaluations = [

@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader
 from transformers.modelcard import TrainingSummary
 
 from spikezip_hf.auto import spiking_class
+from spikezip_hf.errors import memory_advice
 from spikezip_hf.hub import write_card
 from spikezip_hf.hub.card_data import pipeline_of
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
@@ -79,7 +80,7 @@ class QATTrainer(DistillationTrainer):
                 )
             self.add_callback(LevelSchedule(self.qann, args.level_schedule))
         if args.snn_eval_every:
-            if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            if self.is_sharded:
                 raise ValueError("snn_eval_every: a network in shards cannot be converted while it is trained.")
             if self.qann is not model:
                 raise ValueError("snn_eval_every: a network with adapters cannot be converted before they are merged.")
@@ -91,20 +92,22 @@ class QATTrainer(DistillationTrainer):
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """Trainer.train, after setting from training data the scales that are not set yet.
 
-        A checkpoint holds scales, so nothing is set when a run is resumed.
+        A checkpoint holds scales, so nothing is set when a run is resumed. For the arguments and errors see
+        `DistillationTrainer.train`.
         """
-        if not resume_from_checkpoint:
-            if self.args.level_schedule:
-                set_levels(self.qann, self.args.level_schedule[0], rescale=True)
-            if not self.qann.calibrated:
-                with random_state_kept():
-                    batches = self.calibration_batches()
-                    method, percentile = self.args.calibration_method, self.args.calibration_percentile
-                    self.qann.calibrate(batches, method, overwrite=False, percentile=percentile)
         try:
             return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             self.take_autocast_off()
+
+    def before_first_step(self) -> None:
+        if self.args.level_schedule:
+            set_levels(self.qann, self.args.level_schedule[0], rescale=True)
+        if not self.qann.calibrated:
+            with random_state_kept():
+                batches = self.calibration_batches()
+                method, percentile = self.args.calibration_method, self.args.calibration_percentile
+                self.qann.calibrate(batches, method, overwrite=False, percentile=percentile)
 
     def calibration_batches(self) -> DataLoader | list:
         """Batches of training samples drawn at random, the same in every process."""
@@ -122,7 +125,7 @@ class QATTrainer(DistillationTrainer):
             metrics = super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         if not isinstance(dataset, dict) and self.snn_evaluation_is_due(metric_key_prefix):
             dataset = self.eval_dataset[dataset] if isinstance(dataset, str) else dataset
-            with random_state_kept():
+            with random_state_kept(), memory_advice(self.evaluation_advice()):
                 batches = self.get_eval_dataloader(evenly_spread(dataset, self.args.snn_eval_samples))
                 snn = spiking_class(type(self.qann)).from_quantized(
                     self.qann, time_steps=max(self.args.snn_eval_time_steps)
