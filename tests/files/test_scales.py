@@ -239,5 +239,5 @@ def test_weights_of_another_network_of_the_same_shapes(folder, model, kind, tmp_
     other = other if kind == "Quant" else spiking_twin(other)
     other.save_pretrained(tmp_path / "other")
     shutil.copy(tmp_path / "other" / WEIGHTS, folder)
-    with pytest.raises(ValueError, match="quantization_levels of the config is 16, and .* was saved with 32"):
+    with pytest.raises(ValueError, match=r"quantization_levels of the config is 16, and .* was saved with 32"):
         type(model).from_pretrained(folder)

@@ -17,6 +17,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 METADATA, DIGEST, NETWORK = "__metadata__", "sha256", "network"
 MAX_HEADER = 100_000_000  # bytes, as in safetensors itself
 # model.safetensors, model-00001-of-00002.safetensors and model.safetensors.index.json, each perhaps of a variant.
@@ -136,6 +143,9 @@ def moved_in_whole(folder: str | os.PathLike) -> Iterator[Path]:
     """A folder aside, whose files are moved to `folder` at the end; after an error nothing has changed there.
 
     Weights that an earlier save left there under other names are removed, or they would be loaded instead.
+
+    Raises:
+        OSError: it cannot be written; names it.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():
@@ -145,12 +155,38 @@ def moved_in_whole(folder: str | os.PathLike) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix="_partial-", dir=target))  # Trainer does not push what begins with _
     try:
         yield aside
-        move_in(aside, target)
+        with locked(target):
+            move_in(aside, target)
+    except SafetensorError as error:
+        raise OSError(f"{target} cannot be written: {error}") from error
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error  # a full disk tells no name
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         for path in new_folders:
             with suppress(OSError):  # it is not empty: all went well
                 path.rmdir()
+
+
+@contextmanager
+def locked(folder: str | os.PathLike, shared: bool = False) -> Iterator[None]:
+    """Inside, no other process of this machine moves files into `folder`; nor, unless `shared`, reads a model there.
+
+    Two that save at once would leave the config of one beside the weights of the other. The lock is on the folder
+    itself and leaves no file; where there is no such lock (Windows, some network disks), nothing is waited for.
+    """
+    if fcntl is None or not os.path.isdir(folder):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def move_in(aside: Path, target: Path) -> None:

@@ -22,6 +22,7 @@ from .checkpoint_files import (
     DamagedFile,
     bind_shards,
     check_seal,
+    locked,
     moved_in_whole,
     read_index,
     seal,
@@ -137,10 +138,19 @@ class CheckpointModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """`PreTrainedModel.from_pretrained`, from safetensors only, and from files that are what was written.
 
+        A folder that another process is saving to is read before or after that, never in between.
+
         Raises:
             OSError: a file of weights is cut off or altered, or a shard is of another checkpoint.
             ValueError: `use_safetensors=False`: nothing is unpickled here.
         """
+        folder = os.path.join(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        with locked(folder, shared=True):
+            return cls.load(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def load(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """What `from_pretrained` does while nobody writes there."""
         if kwargs.get("use_safetensors") is False:
             raise ValueError("use_safetensors must be True: nothing is unpickled here. Convert the file first.")
         kwargs["use_safetensors"] = True

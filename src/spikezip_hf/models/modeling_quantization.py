@@ -175,13 +175,17 @@ class TwinPreTrainedModel(CheckpointModel):
                 missing.
             RuntimeError: a tensor has another shape than the config says, without `ignore_mismatched_sizes`.
         """
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def load(cls, pretrained_model_name_or_path, *args, **kwargs):
         want_info = kwargs.pop("output_loading_info", False)
         may_differ = kwargs.pop("ignore_mismatched_sizes", False)
         source = "state_dict" if pretrained_model_name_or_path is None else str(pretrained_model_name_or_path)
         given = kwargs.get("state_dict") or {}
         check_types(source, {name: SCALE_TYPES.get(x.dtype, str(x.dtype)) for name, x in given.items()})
         # transformers would name no tensor in its error.
-        model, info = super().from_pretrained(
+        model, info = super().load(
             pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
         )
         if info["mismatched_keys"] and not may_differ:
