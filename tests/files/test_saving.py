@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from spikezip_hf.files import write_json
 from tests.conftest import make_qann
 
 from .common import answers, contents
+from .conftest import SHARDED
 from .writers import LIMITS, make, which
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +61,7 @@ def forbid_replacing(monkeypatch, folder):
 
 
 def forbid_writing(monkeypatch, folder):
-    """As in a folder that is read-only: no folder aside can be made there. (Root may write to such, so it is played.)"""
+    """As in a folder that is read-only: no folder aside can be made there. (Root may write there: it is played.)"""
     real = os.mkdir
 
     def mkdir(path, *args, **kwargs):
@@ -118,36 +120,47 @@ def test_two_that_write_one_record(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def two_at_once(tmp_path, seconds):
+def check_left(tmp_path):
+    """One of the two, whole, and nothing beside it."""
     home = tmp_path / "model"
-    make(0).save_pretrained(home)
-    write_json(tmp_path / "record.json", {})
-    writers = [start("save", home, seed, seconds) for seed in (0, 1)]
-    reader = start("read", home, seconds)
-    ready = [tmp_path / f"ready-{name}" for name in (0, 1, "reader")]
-    while not all(path.exists() for path in ready):
-        if any(process.poll() for process in (*writers, reader)):
-            break  # `printed` says of what
-    (tmp_path / "go").touch()
-    return [printed(process) for process in (*writers, reader)]
-
-
-def check_two(tmp_path, seconds):
-    *saves, found = two_at_once(tmp_path, seconds)
-    assert min(saves) > 0
-    assert min(found) > 0, found  # both were seen, and nothing else
-    home = tmp_path / "model"
-    loaded = QuantViTForImageClassification.from_pretrained(home)
-    which(loaded, [answers(make(seed)) for seed in (0, 1)])
+    which(QuantViTForImageClassification.from_pretrained(home), [answers(make(seed)) for seed in (0, 1)])
     assert not [path for path in home.iterdir() if path.is_dir() or "partial" in path.name]
     assert json.loads((tmp_path / "record.json").read_text())["seed"] in (0, 1)
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
 
 
-def test_two_processes_save_to_one_folder_while_a_third_reads(tmp_path):
-    check_two(tmp_path, 3)
+def wait_for(processes, paths):
+    while not all(path.exists() for path in paths):
+        if any(process.poll() for process in processes):
+            break  # `printed` says of what
+        time.sleep(0.05)
+
+
+def test_another_process_saves_to_the_same_folder(tmp_path):
+    """What is loaded in between is one of the two, and both come to be there."""
+    home = tmp_path / "model"
+    mine, expected, found = make(0), [answers(make(seed)) for seed in (0, 1)], set()
+    other = start("save", home, 1, 2)
+    wait_for([other], [tmp_path / "ready-1"])
+    (tmp_path / "go").touch()
+    while other.poll() is None:
+        mine.save_pretrained(home, **(SHARDED if len(found) % 2 else {}))
+        write_json(tmp_path / "record.json", {"seed": 0})
+        found.update(which(QuantViTForImageClassification.from_pretrained(home), expected) for _ in range(3))
+    assert printed(other) > 1
+    assert found == {0, 1}
+    check_left(tmp_path)
 
 
 @pytest.mark.slow
-def test_two_processes_save_to_one_folder_for_long(tmp_path):
-    check_two(tmp_path, 60)
+def test_two_processes_save_to_one_folder_while_a_third_reads(tmp_path):
+    home, seconds = tmp_path / "model", 60
+    make(0).save_pretrained(home)
+    write_json(tmp_path / "record.json", {})
+    processes = [start("save", home, 0, seconds), start("save", home, 1, seconds), start("read", home, seconds)]
+    wait_for(processes, [tmp_path / f"ready-{name}" for name in (0, 1, "reader")])
+    (tmp_path / "go").touch()
+    *saves, found = map(printed, processes)
+    assert min(saves) > 1
+    assert min(found) > 0, found
+    check_left(tmp_path)

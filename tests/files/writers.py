@@ -47,7 +47,7 @@ def full_disk(folder: str) -> None:
 
 
 def save(folder: str, seed: str, seconds: str) -> None:
-    """Save one network again and again, in one file and in shards, and a record; begin when the folder `go` is there."""
+    """Save one network again and again, in one file and in shards, and a record; begin when `go` is there."""
     model, home, times = make(int(seed)), Path(folder), 0
     (home.parent / f"ready-{seed}").touch()
     while not (home.parent / "go").exists():
