@@ -12,6 +12,7 @@ WEIGHT_BITS = (None, 8)
 GRANULARITIES = ("per_tensor", "per_channel", "mixed")
 FIRING_SCHEDULES = ("synchronous", "layerwise", "nodewise", "coarse_to_fine")
 NODE_PLACEMENTS = ("full", "reference")
+MAX_REDUCED_CHANNELS = 1024  # a pretrained ViT has 3
 HEAD_ACTIVATIONS = ("relu", "tanh")
 STOPS = ("equilibrium", "never", "confidence")
 # Fields of a spiking model's output beside its logits: Trainer, pipelines and evaluate want these and nothing else.
@@ -32,9 +33,26 @@ def check_positive_integer(name: str, value: object) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
+def check_reduced_channels(value: object) -> None:
+    """Raises ValueError unless `value` is from 1 to 1024: one wrong number in a file shall not take all memory."""
+    check_positive_integer("reduced_channels", value)
+    if value > MAX_REDUCED_CHANNELS:  # type: ignore[operator]
+        raise ValueError(f"reduced_channels must be at most {MAX_REDUCED_CHANNELS}, got {value}.")
+
+
 def pair(size) -> tuple[int, int]:
     """(height, width) of a size given as one number or two."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def check_image_sizes(config) -> None:
+    """Raises ValueError, naming the field, unless images of this config have a pixel, and one patch or more."""
+    check_positive_integer("num_channels", config.num_channels)
+    for name in ("image_size", "patch_size"):
+        for side in pair(getattr(config, name)):
+            check_positive_integer(name, side)
+    if any(side < patch for side, patch in zip(pair(config.image_size), pair(config.patch_size), strict=True)):
+        raise ValueError(f"image_size, {config.image_size}, is less than patch_size, {config.patch_size}.")
 
 
 def check_choice(name: str, value: object, choices: tuple) -> None:
@@ -154,6 +172,22 @@ class QuantizationFields:
             "AutoModel": f"{modeling}.{prefix}Model",
             **{f"AutoModelFor{head}": f"{modeling}.{prefix}For{head}" for head in cls.heads},
         }
+
+    @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """`PreTrainedConfig.get_config_dict`, with an error that says which file holds something else.
+
+        Raises:
+            ValueError: config.json holds JSON that is no set of fields.
+        """
+        try:
+            config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+            return dict(config.items()), unused
+        except (AttributeError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"config.json of {pretrained_model_name_or_path} holds no set of fields ({error}): put the one back "
+                "that was saved with the weights."
+            ) from error
 
     @classmethod
     def from_dict(cls, config_dict, **kwargs):

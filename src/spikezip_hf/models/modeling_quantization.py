@@ -459,6 +459,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
                 f"{source} lacks {', '.join(missing_keys[:3])}{' ...' if len(missing_keys) > 3 else ''}: "
                 f"{type(self).__name__} would answer at random. Train {self.quant_class.__name__} and convert it."
             )
+        self.config.schedule(self.nodes)  # says which node it does not name
         self.check_nodes()
 
     def post_init(self):
