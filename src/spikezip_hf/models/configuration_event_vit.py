@@ -4,7 +4,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
-from .configuration_quantization import check_image_sizes, check_reduced_channels
+from .configuration_quantization import check_image_sizes, check_reduced_channels, check_weights_name
 
 
 @strict
@@ -31,5 +31,6 @@ class EventViTConfig(ViTConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
+        check_weights_name(self)
         check_image_sizes(self)
         check_reduced_channels(self.reduced_channels)

@@ -55,6 +55,12 @@ def check_image_sizes(config) -> None:
         raise ValueError(f"image_size, {config.image_size}, is less than patch_size, {config.patch_size}.")
 
 
+def check_weights_name(config) -> None:
+    """Raises ValueError if a config names a file of weights of its own, which has no seal and may be a pickle."""
+    if (name := getattr(config, "transformers_weights", None)) is not None:
+        raise ValueError(f"transformers_weights is {name!r}: weights are read from model.safetensors. Leave it out.")
+
+
 def check_choice(name: str, value: object, choices: tuple) -> None:
     """Raises ValueError, naming the field, unless `value` is one of `choices`."""
     if value not in choices:
@@ -211,6 +217,7 @@ class QuantizationFields:
 
     def check_fields(self) -> None:
         """Raises ValueError, naming the field, if one is out of range."""
+        check_weights_name(self)
         level_bounds(self.quantization_levels, signed=True)
         check_choice("scale_granularity", self.scale_granularity, GRANULARITIES)
         check_choice("weight_bits", self.weight_bits, WEIGHT_BITS)
