@@ -9,9 +9,13 @@ from datasets import Features, List, Value
 
 from spikezip_hf.analysis.predictions import read_part
 from spikezip_hf.data import event_files, read_events
+from spikezip_hf.export import load_spike_graph, save_spike_graph
+from spikezip_hf.export.spike_graph import GRAPH_FILE, TENSORS_FILE, SpikeGraphError
 from spikezip_hf.hub import results_of_metrics
 from spikezip_hf.hub.results import read_results
 from tests.data.test_events import EVENTS, aedat4
+
+from .common import edit_json
 
 GOOD = results_of_metrics({"accuracy": 0.5, "accuracy_T4": 0.25}, data="words", split="test", samples=10, time_steps=8)
 
@@ -129,3 +133,28 @@ def test_a_packet_that_is_cut_off_inside(tmp_path, frame):
     path.write_bytes(aedat4(EVENTS, 1, lambda packet: frame))
     with pytest.raises(ValueError, match=r"recording\.aedat4 cannot be read"):
         read_events(path)
+
+
+def test_a_spike_graph_with_any_byte_changed(networks, tmp_path):
+    """In either file: no other network is read out of it."""
+    save_spike_graph(networks["Spike"], tmp_path)
+    expected = load_spike_graph(tmp_path)
+    for name, step in ((GRAPH_FILE, 101), (TENSORS_FILE, 1001)):
+        data = (tmp_path / name).read_bytes()
+        damaged = [data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :] for at in range(0, len(data), step)]
+        for content in (*damaged, data[:-3], b"", b"[" * 100_000):
+            (tmp_path / name).write_bytes(content)
+            try:
+                graph = load_spike_graph(tmp_path)
+            except SpikeGraphError:
+                continue
+            assert name == GRAPH_FILE  # a blank for another
+            assert graph.to_dict("") == expected.to_dict("")
+        (tmp_path / name).write_bytes(data)
+    edit_json(tmp_path / GRAPH_FILE, time_steps=3)
+    with pytest.raises(SpikeGraphError, match=r"content_sha256 is not that of the rest of .*spike_graph\.json"):
+        load_spike_graph(tmp_path)
+    content = json.loads((tmp_path / GRAPH_FILE).read_text())
+    del content["content_sha256"]
+    (tmp_path / GRAPH_FILE).write_text(json.dumps(content))
+    assert load_spike_graph(tmp_path).time_steps == 3
