@@ -38,6 +38,8 @@ def model_type(source: str, revision: str | None = None) -> str:
         raise FileNotFoundError(f"{source} holds no network: it has no config.json. Name a folder that has one.")
     try:
         return AutoConfig.from_pretrained(source, revision=revision).model_type
+    except (AttributeError, TypeError, RecursionError) as error:  # JSON, but no set of fields
+        raise ValueError(f"config.json of {source} holds no set of fields ({error}): put another there.") from error
     except OSError as error:
         if folder.is_dir():
             raise

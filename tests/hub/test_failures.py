@@ -372,11 +372,11 @@ def break_last_seal(monkeypatch, model, error):
     calls = []
     real = checkpoints.seal
 
-    def seal(path):
+    def seal(path, network):
         calls.append(path)
         if len(calls) == 3:
             raise error
-        real(path)
+        return real(path, network)
 
     monkeypatch.setattr(checkpoints, "seal", seal)
 

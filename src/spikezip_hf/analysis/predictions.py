@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from itertools import chain
 from operator import itemgetter
@@ -16,7 +15,7 @@ from spikezip_hf.analysis.answers import answers
 from spikezip_hf.analysis.processes import PartialState, gathered, my_share, told_to_end
 from spikezip_hf.conversion.certificate import check_twins
 from spikezip_hf.errors import memory_advice
-from spikezip_hf.files import write_json
+from spikezip_hf.files import write_json, written_whole
 from spikezip_hf.hub.results import network_digest
 from spikezip_hf.models.configuration_quantization import check_positive_integer
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel, eval_mode
@@ -135,9 +134,8 @@ def predict(
                     desc=f"predicting, part {number + 1} of {count}",
                 )
                 part = made.data.table.select(list(features)).cast(features.arrow_schema)
-                aside = path.with_name(f".{path.name}.partial")
-                pyarrow.parquet.write_table(part, aside, write_page_checksum=True)
-                os.replace(aside, path)
+                with written_whole(path) as aside:
+                    pyarrow.parquet.write_table(part, aside, write_page_checksum=True)
             parts.append((number, part))
         parts = gathered(parts, processes)
     return Dataset(pyarrow.concat_tables([part for _, part in sorted(parts, key=itemgetter(0))]).sort_by("index"))

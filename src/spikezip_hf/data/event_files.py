@@ -23,6 +23,7 @@ from spikezip_hf.data.matlab import MatlabError, read_matrix
 
 # The order of the fields is tonic's, whose transforms take such arrays.
 EVENT = np.dtype([("x", np.int16), ("y", np.int16), ("t", np.int64), ("p", np.int8)])
+MAX_PACKET = 2**28  # bytes: 16 million events; DV writes a packet each 10 ms
 ENDINGS = (".aedat", ".aedat4", ".bin", ".dat", ".mat")
 
 
@@ -253,14 +254,27 @@ def flat_vector(buffer: bytes, field: int, itemsize: int) -> bytes:
 
 
 def decompress_lz4(frame: bytes) -> bytes:
+    """A packet, and no more of what is in `frame` than the size that stands in its first four bytes.
+
+    LZ4 makes up to 255 bytes of one: a small file could fill all memory.
+    """
     try:
         import lz4.frame
     except ImportError as error:
         raise ImportError("AEDAT 4 files are compressed: pip install 'spikezip-hf[events]'.") from error
+    decompressor = lz4.frame.LZ4FrameDecompressor()
     try:
-        return lz4.frame.decompress(frame)
-    except RuntimeError as error:
+        head = decompressor.decompress(frame, max_length=4)
+        size = int.from_bytes(head, "little")
+        if size > MAX_PACKET:
+            raise FormatError(f"a packet of it says that it is of {size} bytes, and none is of more than {MAX_PACKET}")
+        body = decompressor.decompress(b"", max_length=size) if size and not decompressor.eof else b""
+        rest = b"" if decompressor.eof else decompressor.decompress(b"", max_length=1)
+    except (RuntimeError, EOFError) as error:
         raise FormatError(f"a packet of it is no LZ4 ({error})") from error
+    if len(head) < 4 or len(body) < size or rest or not decompressor.eof:
+        raise FormatError(f"a packet of it says that it is of {size} bytes, and is of more or fewer")
+    return head + body
 
 
 def read_stmnist(raw: bytes) -> Recording:

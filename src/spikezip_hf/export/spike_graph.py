@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 FORMAT, VERSION = "spikezip_hf spike graph", 1
 GRAPH_FILE, TENSORS_FILE = "spike_graph.json", "spike_graph.safetensors"
+CONTENT_DIGEST = "content_sha256"
 STATIC, CURRENT = "static", "current"  # phases of operations
 BATCH, LENGTH = "batch", "length"
 INPUT_TYPES = ("float", "int", "bool")
@@ -168,11 +169,24 @@ class SpikeGraph:
         for name in ("inputs", "operations", "neurons"):
             content[name] = [asdict(item) for item in content[name]]
         listed = {name: {"type": str(x.dtype), "shape": list(x.shape)} for name, x in self.tensors.items()}
-        return {"format": FORMAT, "version": VERSION, **content, "tensors_sha256": tensors_sha256, "tensors": listed}
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            **content,
+            "tensors_sha256": tensors_sha256,
+            "tensors": listed,
+        }
+        return {**content, CONTENT_DIGEST: digest_of_content(content)}
 
     def check(self) -> None:
         """Raises SpikeGraphError, naming operation and field, if something does not fit."""
         check_graph(self)
+
+
+def digest_of_content(content: dict) -> str:
+    """sha256 of all that a JSON file says, but for this: a number in it that was altered makes another network."""
+    rest = {name: value for name, value in content.items() if name != CONTENT_DIGEST}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
@@ -197,7 +211,7 @@ def load_spike_graph(folder: str | os.PathLike) -> SpikeGraph:
             raise FileNotFoundError(f"{folder / name} is missing: a spike graph is {GRAPH_FILE} and {TENSORS_FILE}.")
     try:
         content = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpikeGraphError(f"{folder / GRAPH_FILE} is not JSON: {error}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise SpikeGraphError(f"{folder / GRAPH_FILE}: format is not {FORMAT!r}.")
@@ -231,6 +245,11 @@ def load_spike_graph(folder: str | os.PathLike) -> SpikeGraph:
         tensors=tensors,
     )
     graph.check()
+    if content.get(CONTENT_DIGEST, digest_of_content(content)) != digest_of_content(content):
+        raise SpikeGraphError(
+            f"{CONTENT_DIGEST} is not that of the rest of {folder / GRAPH_FILE}: it is damaged, or was changed. If on "
+            f"purpose, leave {CONTENT_DIGEST} out."
+        )
     return graph
 
 

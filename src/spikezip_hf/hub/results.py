@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,16 @@ def read_results(source: Any) -> list[dict[str, Any]]:
         if not path.is_file():
             raise FileNotFoundError(f"results: there is no file {path}.")
         try:
-            return read_results(json.loads(path.read_text(encoding="utf-8")))
-        except json.JSONDecodeError as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:  # of bytes that are no text, too
             raise ValueError(f"results: {path} is not JSON ({error}).") from error
+        # A text in it is no path: a file does not say which other one is read.
+        if not all(isinstance(one, Mapping) for one in (content if isinstance(content, list) else [content])):
+            raise ValueError(f"results: {path} holds something else than results.")
+        try:
+            return read_results(content)
+        except ValueError as error:
+            raise ValueError(f"{error} The file is {path}.") from error
     if isinstance(source, Mapping):
         missing = [key for key in ("data", "split", "simulated") if key not in source]
         if missing:
@@ -86,6 +94,8 @@ def read_results(source: Any) -> list[dict[str, Any]]:
         for row in rows:
             if not isinstance(row, Mapping) or {"network", "T", "accuracy"} - set(row):
                 raise ValueError(f"results: a row needs network, T and accuracy, got {row!r}.")
+            if not isinstance(row["accuracy"], Real) or not 0 <= float(row["accuracy"]) <= 1:
+                raise ValueError(f"results: accuracy must be a number from 0 to 1, got {row['accuracy']!r}.")
         return [dict(source)]
     if isinstance(source, Sequence):
         return [one for part in source for one in read_results(part)]

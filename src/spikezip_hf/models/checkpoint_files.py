@@ -12,11 +12,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-METADATA, DIGEST = "__metadata__", "sha256"
+from safetensors import SafetensorError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+METADATA, DIGEST, NETWORK = "__metadata__", "sha256", "network"
 MAX_HEADER = 100_000_000  # bytes, as in safetensors itself
 # model.safetensors, model-00001-of-00002.safetensors and model.safetensors.index.json, each perhaps of a variant.
 WEIGHTS = re.compile(r"model(?P<a>\.[^./]+?)?(-\d{5}-of-\d{5})?\.safetensors(\.index(?P<b>\.[^./]+)?\.json)?")
@@ -46,7 +54,8 @@ def read_header(path: str | os.PathLike) -> tuple[dict, int]:
         try:
             header = json.loads(file.read(length))
             end = max((entry["data_offsets"][1] for key, entry in header.items() if key != METADATA), default=0)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            header.get(METADATA, {}).get(DIGEST)  # a mapping
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
             raise DamagedFile(path, "has a header that cannot be read") from error
     if 8 + length + end != size:
         raise DamagedFile(path, f"is cut off: {size} bytes, and its header tells of {8 + length + end}")
@@ -64,10 +73,15 @@ def digest_of(path: str | os.PathLike, header: dict, start: int) -> str:
     return digest.hexdigest()
 
 
-def seal(path: str | os.PathLike) -> None:
-    """Write the digest of a safetensors file into its header."""
+def seal(path: str | os.PathLike, network: Mapping[str, Any]) -> str:
+    """Write the digest of a safetensors file into its header, and what network it is of; returns the digest.
+
+    Args:
+        network: fields of the config without which these tensors are another network.
+    """
     header, start = read_header(path)
-    header[METADATA] = {**header.get(METADATA, {}), DIGEST: digest_of(path, header, start)}
+    digest = digest_of(path, header, start)
+    header[METADATA] = {**header.get(METADATA, {}), DIGEST: digest, NETWORK: json.dumps(network)}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # data begin at a multiple of 8
     aside = f"{path}.sealed"
@@ -76,19 +90,52 @@ def seal(path: str | os.PathLike) -> None:
         target.write(len(text).to_bytes(8, "little") + text)
         shutil.copyfileobj(source, target, 1 << 20)
     os.replace(aside, path)
+    return digest
 
 
-def check_seal(path: str | os.PathLike) -> bool:
+def bind_shards(folder: Path, digests: Mapping[str, str]) -> None:
+    """Write the digests of shards into the index beside them: a shard of another checkpoint is none of theirs."""
+    for path in folder.glob("*.safetensors.index*.json"):
+        index = json.loads(path.read_text(encoding="utf-8"))
+        index["metadata"][DIGEST] = {name: digests[name] for name in sorted(set(index["weight_map"].values()))}
+        path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def check_seal(path: str | os.PathLike, expected: str | None = None) -> bool:
     """Whether the file has a digest; it then is what was written.
+
+    Args:
+        expected: of a shard, the digest that the index tells of.
 
     Raises:
         DamagedFile: it is not, or it is no whole safetensors file.
     """
     header, start = read_header(path)
-    expected = header.get(METADATA, {}).get(DIGEST)
-    if expected is not None and digest_of(path, header, start) != expected:
+    own = header.get(METADATA, {}).get(DIGEST)
+    if own is not None and digest_of(path, header, start) != own:
         raise DamagedFile(path, "is not what was written: its digest is another")
-    return expected is not None
+    if None not in (own, expected) and own != expected:
+        raise DamagedFile(path, "is a shard of another checkpoint: its index tells of another digest")
+    return own is not None
+
+
+def read_index(path: str | os.PathLike) -> tuple[list[str], dict[str, str]]:
+    """Names of the shards that an index tells of, and their digests where it has them.
+
+    Raises:
+        DamagedFile: it cannot be read, or names a file that is not beside it.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            index = json.load(file)
+        names = sorted(set(index["weight_map"].values()))
+        digests = dict(index.get("metadata", {}).get(DIGEST, {}))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedFile(path, "is no index of shards that can be read") from error
+    for name in names:
+        if not isinstance(name, str) or variant_of(name) is None:
+            raise DamagedFile(path, f"names {name!r}, which is no file of weights beside it")
+    return names, digests
 
 
 @contextmanager
@@ -96,6 +143,9 @@ def moved_in_whole(folder: str | os.PathLike) -> Iterator[Path]:
     """A folder aside, whose files are moved to `folder` at the end; after an error nothing has changed there.
 
     Weights that an earlier save left there under other names are removed, or they would be loaded instead.
+
+    Raises:
+        OSError: it cannot be written; names it.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():
@@ -105,12 +155,38 @@ def moved_in_whole(folder: str | os.PathLike) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix="_partial-", dir=target))  # Trainer does not push what begins with _
     try:
         yield aside
-        move_in(aside, target)
+        with locked(target):
+            move_in(aside, target)
+    except SafetensorError as error:
+        raise OSError(f"{target} cannot be written: {error}") from error
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from error  # a full disk tells no name
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         for path in new_folders:
             with suppress(OSError):  # it is not empty: all went well
                 path.rmdir()
+
+
+@contextmanager
+def locked(folder: str | os.PathLike, shared: bool = False) -> Iterator[None]:
+    """Inside, no other process of this machine moves files into `folder`; nor, unless `shared`, reads a model there.
+
+    Two that save at once would leave the config of one beside the weights of the other. The lock is on the folder
+    itself and leaves no file; where there is no such lock (Windows, some network disks), nothing is waited for.
+    """
+    if fcntl is None or not os.path.isdir(folder):
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def move_in(aside: Path, target: Path) -> None:

@@ -12,11 +12,22 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file, logging
 
-from .checkpoint_files import check_seal, moved_in_whole, seal
+from .checkpoint_files import (
+    METADATA,
+    NETWORK,
+    DamagedFile,
+    bind_shards,
+    check_seal,
+    locked,
+    moved_in_whole,
+    read_index,
+    seal,
+)
+from .configuration_quantization import NETWORK_FIELDS
 
 logger = logging.get_logger(__name__)
 
@@ -127,23 +138,36 @@ class CheckpointModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """`PreTrainedModel.from_pretrained`, from safetensors only, and from files that are what was written.
 
+        A folder that another process is saving to is read before or after that, never in between.
+
         Raises:
-            OSError: a file of weights is cut off or altered.
+            OSError: a file of weights is cut off or altered, or a shard is of another checkpoint.
             ValueError: `use_safetensors=False`: nothing is unpickled here.
         """
+        folder = os.path.join(str(pretrained_model_name_or_path), kwargs.get("subfolder") or "")
+        with locked(folder, shared=True):
+            return cls.load(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def load(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """What `from_pretrained` does while nobody writes there."""
         if kwargs.get("use_safetensors") is False:
             raise ValueError("use_safetensors must be True: nothing is unpickled here. Convert the file first.")
         kwargs["use_safetensors"] = True
         source = pretrained_model_name_or_path and str(pretrained_model_name_or_path)
         location = {key: kwargs[key] for key in LOCATION if kwargs.get(key) is not None}
+        files = (source, kwargs.get("variant"), location)
+        if source is not None and os.path.isdir(source):
+            list(weight_files(*files))  # an index may name files anywhere on this disk
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (SafetensorError, RuntimeError, ValueError):
-            check_weights(source, kwargs.get("variant"), location)  # a damaged file is the better explanation
+            if source is not None:
+                check_weights(*files)  # a damaged file is the better explanation
             raise
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if source is not None:
-            check_weights(source, kwargs.get("variant"), location)
+            check_weights(*files)
             model._home = (located(source), location)
         align(model)
         return loaded
@@ -185,8 +209,8 @@ class CheckpointModel(PreTrainedModel):
             super().save_pretrained(aside, is_main_process, state_dict, **kwargs)
             if plain_class(type(self)) is not type(self):
                 copy_code(plain_class(type(self)), aside)
-            for path in aside.glob("*.safetensors"):
-                seal(path)
+            network = network_fields(self.config)
+            bind_shards(aside, {path.name: seal(path, network) for path in aside.glob("*.safetensors")})
             if processor is not None:
                 processor.save_pretrained(aside)
             if not adapted(self):
@@ -260,23 +284,47 @@ def align(model: torch.nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def weight_paths(source: str, variant: str | None, location: Mapping[str, Any]) -> Iterator[str]:
-    """Files of weights that a model was loaded from: in its folder, or where they were downloaded to."""
+def weight_files(source: str, variant: str | None, location: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+    """Files of weights that a model was loaded from, each with the digest that an index tells of, or None.
+
+    Raises:
+        DamagedFile: the index cannot be read, or names a file that is not beside it.
+    """
     middle = f".{variant}" if variant else ""
     location = {**location, "local_files_only": True}
     path = find_file(source, f"model{middle}.safetensors", **location)
     index = None if path else find_file(source, f"model.safetensors.index{middle}.json", **location)
     if path is not None:
-        yield path
+        yield path, None
     elif index is not None:
-        with open(index, encoding="utf-8") as file:
-            for name in sorted(set(json.load(file)["weight_map"].values())):
-                path = find_file(source, name, **location)
-                if path is not None:
-                    yield path
+        names, digests = read_index(index)
+        for name in names:
+            path = find_file(source, name, **location)
+            if path is not None:
+                yield path, digests.get(name)
 
 
-def check_weights(source: str | None, variant: str | None, location: Mapping[str, Any]) -> None:
+def check_weights(source: str, variant: str | None, location: Mapping[str, Any]) -> None:
     """Raise OSError if a file of weights of a checkpoint is not what was written."""
-    for path in weight_paths(source, variant, location) if source is not None else ():
-        check_seal(path)
+    for path, digest in weight_files(source, variant, location):
+        check_seal(path, digest)
+
+
+def network_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """Fields of a config without which the tensors beside it are another network."""
+    return {name: getattr(config, name) for name in NETWORK_FIELDS if hasattr(config, name)}
+
+
+def check_network(path: str, header: Mapping[str, Any], config: PreTrainedConfig) -> None:
+    """Raise ValueError, naming the field, if weights were saved with another network's config than this one."""
+    try:
+        saved = dict(json.loads(header.get(METADATA, {}).get(NETWORK, "{}")))
+    except (ValueError, TypeError) as error:
+        raise DamagedFile(path, "has a header that cannot be read") from error
+    fields = json.loads(json.dumps(network_fields(config)))  # where a tuple is a list
+    for name, value in saved.items():
+        if name in fields and fields[name] != value:
+            raise ValueError(
+                f"{name} of the config is {fields[name]!r}, and {path} was saved with {value!r}: with these weights "
+                "it would be another network. Put the config.json back that was saved with them."
+            )

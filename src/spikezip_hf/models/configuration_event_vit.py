@@ -4,7 +4,7 @@
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
-from .configuration_quantization import check_positive_integer
+from .configuration_quantization import check_image_sizes, check_reduced_channels, check_weights_name
 
 
 @strict
@@ -16,7 +16,7 @@ class EventViTConfig(ViTConfig):
         reduced_channels: that the reduction makes of them, and the patches take: 3 for a pretrained ViT.
 
     Raises:
-        ValueError: reduced_channels is no integer of at least 1.
+        ValueError: reduced_channels is no integer from 1 to 1024, or a size is below 1; names it.
 
     Example:
         >>> EventViTConfig(image_size=32, patch_size=4, num_channels=2, reduced_channels=3)
@@ -31,4 +31,6 @@ class EventViTConfig(ViTConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        check_positive_integer("reduced_channels", self.reduced_channels)
+        check_weights_name(self)
+        check_image_sizes(self)
+        check_reduced_channels(self.reduced_channels)

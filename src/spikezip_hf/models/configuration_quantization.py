@@ -12,6 +12,7 @@ WEIGHT_BITS = (None, 8)
 GRANULARITIES = ("per_tensor", "per_channel", "mixed")
 FIRING_SCHEDULES = ("synchronous", "layerwise", "nodewise", "coarse_to_fine")
 NODE_PLACEMENTS = ("full", "reference")
+MAX_REDUCED_CHANNELS = 1024  # a pretrained ViT has 3
 HEAD_ACTIVATIONS = ("relu", "tanh")
 STOPS = ("equilibrium", "never", "confidence")
 # Fields of a spiking model's output beside its logits: Trainer, pipelines and evaluate want these and nothing else.
@@ -32,9 +33,32 @@ def check_positive_integer(name: str, value: object) -> None:
         raise ValueError(f"{name} must be an integer of at least 1, got {value!r}.")
 
 
+def check_reduced_channels(value: object) -> None:
+    """Raises ValueError unless `value` is from 1 to 1024: one wrong number in a file shall not take all memory."""
+    check_positive_integer("reduced_channels", value)
+    if value > MAX_REDUCED_CHANNELS:  # type: ignore[operator]
+        raise ValueError(f"reduced_channels must be at most {MAX_REDUCED_CHANNELS}, got {value}.")
+
+
 def pair(size) -> tuple[int, int]:
     """(height, width) of a size given as one number or two."""
     return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def check_image_sizes(config) -> None:
+    """Raises ValueError, naming the field, unless images of this config have a pixel, and one patch or more."""
+    check_positive_integer("num_channels", config.num_channels)
+    for name in ("image_size", "patch_size"):
+        for side in pair(getattr(config, name)):
+            check_positive_integer(name, side)
+    if any(side < patch for side, patch in zip(pair(config.image_size), pair(config.patch_size), strict=True)):
+        raise ValueError(f"image_size, {config.image_size}, is less than patch_size, {config.patch_size}.")
+
+
+def check_weights_name(config) -> None:
+    """Raises ValueError if a config names a file of weights of its own, which has no seal and may be a pickle."""
+    if (name := getattr(config, "transformers_weights", None)) is not None:
+        raise ValueError(f"transformers_weights is {name!r}: weights are read from model.safetensors. Leave it out.")
 
 
 def check_choice(name: str, value: object, choices: tuple) -> None:
@@ -156,6 +180,22 @@ class QuantizationFields:
         }
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """`PreTrainedConfig.get_config_dict`, with an error that says which file holds something else.
+
+        Raises:
+            ValueError: config.json holds JSON that is no set of fields.
+        """
+        try:
+            config, unused = super().get_config_dict(pretrained_model_name_or_path, **kwargs)  # type: ignore[misc]
+            return dict(config.items()), unused
+        except (AttributeError, TypeError, RecursionError) as error:
+            raise ValueError(
+                f"config.json of {pretrained_model_name_or_path} holds no set of fields ({error}): put the one back "
+                "that was saved with the weights."
+            ) from error
+
+    @classmethod
     def from_dict(cls, config_dict, **kwargs):
         """`PreTrainedConfig.from_dict`, which is what loading a file ends in.
 
@@ -177,6 +217,7 @@ class QuantizationFields:
 
     def check_fields(self) -> None:
         """Raises ValueError, naming the field, if one is out of range."""
+        check_weights_name(self)
         level_bounds(self.quantization_levels, signed=True)
         check_choice("scale_granularity", self.scale_granularity, GRANULARITIES)
         check_choice("weight_bits", self.weight_bits, WEIGHT_BITS)

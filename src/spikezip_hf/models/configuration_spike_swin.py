@@ -7,7 +7,14 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import SwinConfig
 
-from .configuration_quantization import RECORDS, QuantizationFields, SpikeFields, check_positive_integer, pair
+from .configuration_quantization import (
+    RECORDS,
+    QuantizationFields,
+    SpikeFields,
+    check_image_sizes,
+    check_positive_integer,
+    pair,
+)
 
 
 @dataclass(kw_only=True, repr=False)
@@ -24,6 +31,7 @@ class SwinFields:
     def check_fields(self) -> None:
         super().check_fields()  # type: ignore[misc]
         config: Any = self
+        check_image_sizes(config)
         check_positive_integer("window_size", config.window_size)
         if len(config.num_heads) != len(config.depths):
             raise ValueError(f"num_heads is of {len(config.num_heads)} stages, and depths of {len(config.depths)}.")

@@ -7,7 +7,14 @@ from typing import ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import ViTConfig
 
-from .configuration_quantization import RECORDS, QuantizationFields, SpikeFields, check_choice, check_positive_integer
+from .configuration_quantization import (
+    RECORDS,
+    QuantizationFields,
+    SpikeFields,
+    check_choice,
+    check_image_sizes,
+    check_reduced_channels,
+)
 
 POOLINGS = ("class_token", "mean")
 
@@ -43,9 +50,10 @@ class ViTFields(QuantizationFields):
 
     def check_fields(self) -> None:
         super().check_fields()
+        check_image_sizes(self)
         check_choice("pooling", self.pooling, POOLINGS)
         if self.reduced_channels is not None:
-            check_positive_integer("reduced_channels", self.reduced_channels)
+            check_reduced_channels(self.reduced_channels)
         if self.pooling == "class_token" and not self.use_class_token:
             raise ValueError('use_class_token is False, so there is none to read: set pooling="mean".')
         if self.use_distillation_token and (self.pooling != "class_token" or self.norm_after_pooling):

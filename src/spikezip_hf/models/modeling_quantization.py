@@ -1,6 +1,7 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
 """What Quant and Spike models of every architecture share: safe loading, calibration, conversion, simulation."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,7 +10,8 @@ import torch
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
-from .checkpoints import CheckpointModel, adapted
+from .checkpoint_files import METADATA, read_header
+from .checkpoints import LOCATION, CheckpointModel, adapted, check_network, weight_files
 from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine, SpikingEngine
 from .kernels import products_with_neurons
@@ -22,6 +24,8 @@ from .simulation import Trajectory, closed_form, confirm_levels, default_chunk_s
 logger = logging.get_logger(__name__)
 
 EXECUTIONS = ("cumulative", "event", "equilibrium")
+# What scales may be stored as, in the words of safetensors: rounded, they would be other thresholds.
+SCALE_TYPES = {torch.float32: "F32", torch.float64: "F64"}
 
 
 @contextmanager
@@ -34,6 +38,29 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+
+
+def lone_scales(keys: list[str]) -> list[str]:
+    """Of keys, those of quantizers whose weight is not among them: a part that is there, or missing, in half."""
+    # A node stands beside the linear map that it feeds from, the quantizer of its weight within.
+    parts = {key.rsplit(".", depth)[0] for key in keys if key.endswith(".weight") for depth in (1, 2)}
+    return [key for key in keys if key.endswith((".scale", ".initialized")) and key.rsplit(".", 2)[0] not in parts]
+
+
+def check_types(source: str, types: Mapping[str, str]) -> None:
+    """Raise ValueError if a scale is stored in a type that rounds it, or what goes with it in another than bool.
+
+    Args:
+        types: of tensors by their names, as safetensors calls them.
+    """
+    for name, found in types.items():
+        if name.endswith(".scale") and found not in SCALE_TYPES.values():
+            raise ValueError(
+                f"{source}: {name} is stored as {found}, and thresholds must be float32 or wider: rounded, they are "
+                "those of another network. Save the model with save_pretrained, which keeps them."
+            )
+        if name.endswith(".initialized") and found not in ("BOOL", str(torch.bool)):
+            raise ValueError(f"{source}: {name} is stored as {found}, and must be bool. Save the model again.")
 
 
 class TwinPreTrainedModel(CheckpointModel):
@@ -142,12 +169,32 @@ class TwinPreTrainedModel(CheckpointModel):
 
         Raises:
             OSError: there is no checkpoint, or its weights are cut off or altered.
-            ValueError: the checkpoint has no scales (it is not of a Quant or Spike model), or a scale is not finite or
-                not positive; for Spike models also if a scale was never calibrated or any other weight is missing.
+            ValueError: the checkpoint has no scales (it is not of a Quant or Spike model); a scale is not finite, not
+                positive or of a type that rounds it; a weight is not finite; it lacks a part of the network that is
+                no new head, or has one more; for Spike models also if a scale was never calibrated or any weight is
+                missing.
+            RuntimeError: a tensor has another shape than the config says, without `ignore_mismatched_sizes`.
         """
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def load(cls, pretrained_model_name_or_path, *args, **kwargs):
         want_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+        may_differ = kwargs.pop("ignore_mismatched_sizes", False)
+        source = "state_dict" if pretrained_model_name_or_path is None else str(pretrained_model_name_or_path)
+        given = kwargs.get("state_dict") or {}
+        check_types(source, {name: SCALE_TYPES.get(x.dtype, str(x.dtype)) for name, x in given.items()})
+        # transformers would name no tensor in its error.
+        model, info = super().load(
+            pretrained_model_name_or_path, *args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs
+        )
+        if info["mismatched_keys"] and not may_differ:
+            name, found, expected = sorted(info["mismatched_keys"])[0]
+            raise RuntimeError(
+                f"{source}: {name} is {list(found)} there, and {list(expected)} of a {cls.__name__} with this config. "
+                "If it is a head that shall be a new one of another size, say ignore_mismatched_sizes=True."
+            )
+        mismatched = [name for name, *_ in info["mismatched_keys"]]
         missing = sorted({*info["missing_keys"], *mismatched})
         if adapted(model) and any(".modules_to_save." in key for key in missing):
             raise ValueError(
@@ -157,7 +204,14 @@ class TwinPreTrainedModel(CheckpointModel):
         for path, module in model.named_modules():
             if isinstance(module, Quantizer) and f"{path}.scale" in mismatched:
                 module.initialized.fill_(False)  # the file says that it is set, but of another size
-        model.check_loaded(str(pretrained_model_name_or_path), missing, sorted(info["unexpected_keys"]))
+        model.check_loaded(source, missing, sorted(info["unexpected_keys"]))
+        model.check_whole(source, sorted(info["missing_keys"]))
+        if pretrained_model_name_or_path is not None:
+            location = {key: kwargs[key] for key in LOCATION if kwargs.get(key) is not None}
+            for path, _ in weight_files(source, kwargs.get("variant"), location):
+                header, _ = read_header(path)
+                check_types(path, {name: entry["dtype"] for name, entry in header.items() if name != METADATA})
+                check_network(path, header, model.config)
         return (model, info) if want_info else model
 
     def check_loaded(self, source: str, missing_keys: list[str], unexpected_keys: list[str]) -> None:
@@ -165,14 +219,7 @@ class TwinPreTrainedModel(CheckpointModel):
 
         A part that is missing whole, weights and all, is a new head, to be trained: its scales may be missing too.
         """
-        new_weights = [key for key in missing_keys if key.endswith(".weight")]
-        # A node stands beside the new linear map, the quantizer of its weight within.
-        new_parts = {key.rsplit(".", depth)[0] for key in new_weights for depth in (1, 2)}
-        missing_scales = [
-            key
-            for key in missing_keys
-            if key.endswith((".scale", ".initialized")) and key.rsplit(".", 2)[0] not in new_parts
-        ]
+        missing_scales = lone_scales(missing_keys)
         if missing_scales:
             raise ValueError(
                 f"{source} holds no scales of the right size for this network (first: {missing_scales[0]}), so it is "
@@ -181,17 +228,37 @@ class TwinPreTrainedModel(CheckpointModel):
             )
         if self.config.weight_bits is None and any(".weight_quantizer." in key for key in unexpected_keys):
             raise ValueError(f"{source} has quantized weights: load it without changing weight_bits.")
+        if lone := lone_scales(unexpected_keys):
+            raise ValueError(
+                f"{source} holds {lone[0]}, and {type(self).__name__} with this config has no quantizer there: it "
+                "is a checkpoint of another network. Load it with the config.json that was saved with it."
+            )
         self.check_nodes(allow_uncalibrated=True)
 
+    def check_whole(self, source: str, missing_keys: list[str]) -> None:
+        """Raise ValueError if a weight below the head is missing: scales that are there are of what is lost."""
+        below = "" if self.base_model is self else f"{self.base_model_prefix}."
+        heads = getattr(type(self.base_model), "_keys_to_ignore_on_load_unexpected", None) or ()
+        for key in missing_keys:
+            if key.startswith(below) and not any(re.search(head, key.removeprefix(below)) for head in heads):
+                raise ValueError(
+                    f"{source} lacks {key}, without which {type(self).__name__} would answer at random: save it again "
+                    "from where it was made."
+                )
+
     def check_nodes(self, allow_uncalibrated: bool = False) -> None:
-        """Raise ValueError, naming the first quantizer whose scale cannot be used."""
+        """Raise ValueError, naming the first quantizer whose scale cannot be used, or weight that is not finite."""
         for quantizer in self.quantizers:
-            if allow_uncalibrated and not bool(quantizer.initialized):
-                continue
-            if problem := quantizer.problem():
+            if problem := quantizer.problem(allow_unset=allow_uncalibrated):
                 raise ValueError(
                     f"{quantizer.name}.scale {problem}. Calibrate the quantized model with calibrate(batches), or "
                     "train it with a lower learning rate for scales if training broke it."
+                )
+        for name, parameter in self.named_parameters():
+            if parameter.numel() and not all(bool(end.isfinite()) for end in parameter.detach().aminmax()):
+                raise ValueError(
+                    f"{name} holds values that are not finite (NaN or infinity), so every answer would be wrong. Take "
+                    "a checkpoint from before the training that broke it."
                 )
 
 
@@ -392,6 +459,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
                 f"{source} lacks {', '.join(missing_keys[:3])}{' ...' if len(missing_keys) > 3 else ''}: "
                 f"{type(self).__name__} would answer at random. Train {self.quant_class.__name__} and convert it."
             )
+        self.config.schedule(self.nodes)  # says which node it does not name
         self.check_nodes()
 
     def post_init(self):

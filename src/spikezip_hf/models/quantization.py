@@ -120,13 +120,19 @@ class Quantizer(nn.Module):
         """The scale as inputs of `dtype` are compared with it, in float32 or wider; V_thr of a neuron. No gradient."""
         return remembered(self, dtype, lambda: threshold(self.scale.detach(), dtype))
 
-    def problem(self) -> str | None:
-        """Why the scale cannot be used, in words; None if it can."""
+    def problem(self, allow_unset: bool = False) -> str | None:
+        """Why the scale cannot be used, in words; None if it can.
+
+        Args:
+            allow_unset: never having been set is no problem yet.
+        """
+        if self.scale.dtype not in (torch.float32, torch.float64):
+            return f"is of {self.scale.dtype}, and must be float32 or wider"
         if not bool(torch.isfinite(self.scale).all()):
             return "is not finite"
         if not bool((self.scale >= MIN_SCALE).all()):
             return f"is below {MIN_SCALE:g}"
-        if not bool(self.initialized):
+        if not allow_unset and not bool(self.initialized):
             return "was never set by calibrate() or a checkpoint"
         return None
 

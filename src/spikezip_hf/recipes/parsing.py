@@ -39,11 +39,11 @@ def read_recipe(path: Path, stage: str) -> dict[str, list[str]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"No recipe at {path}.")
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         # As text, so that each argument is read in its own type: to YAML 1e-4 is a word, and `no` is false.
         recipe, typed = yaml.load(text, yaml.BaseLoader), yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     sections = ("data", "training", *STAGES)
     if not isinstance(recipe, dict) or not set(recipe) <= set(sections):

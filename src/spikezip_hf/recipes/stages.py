@@ -62,7 +62,7 @@ def stages_of(recipe: Path) -> list[str]:
         raise FileNotFoundError(f"No recipe at {recipe}.")
     try:
         sections = yaml.safe_load(recipe.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeError, RecursionError) as error:
         raise ValueError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from error
     found = [name for name in STAGES if isinstance(sections, dict) and name in sections]
     if not found:
