@@ -6,6 +6,8 @@ QATTrainer(adapted, args, ...).train()
 snn = Spike....from_quantized(adapted.merge_and_unload())
 """
 
+from transformers import PreTrainedModel
+
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 
 
@@ -15,3 +17,8 @@ def scale_modules(qann: QuantPreTrainedModel) -> list[str]:
     Add the head ("classifier") to train that too.
     """
     return sorted({node.name.rpartition(".")[2] for node in qann.nodes})
+
+
+def without_adapters(model) -> PreTrainedModel:
+    """`model` itself, or the one that PEFT has put its adapters in."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model

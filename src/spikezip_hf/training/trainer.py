@@ -12,10 +12,11 @@ from spikezip_hf.errors import memory_advice
 from spikezip_hf.hub import write_card
 from spikezip_hf.hub.card_data import pipeline_of
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
+from spikezip_hf.training.adapters import without_adapters
 from spikezip_hf.training.arguments import QATTrainingArguments
 from spikezip_hf.training.callbacks import FreezeScales, KeepScalesPositive, LevelSchedule, set_levels
 from spikezip_hf.training.cards import card_fields
-from spikezip_hf.training.distillation_trainer import DistillationTrainer, without_adapters
+from spikezip_hf.training.distillation_trainer import DistillationTrainer
 from spikezip_hf.training.random_state import random_state_kept
 from spikezip_hf.training.sampling import calibration_batches
 from spikezip_hf.training.snn_evaluation import evaluate_snn, evenly_spread
