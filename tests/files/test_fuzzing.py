@@ -23,7 +23,7 @@ OWN = sorted({field.name for cls in (QuantizationFields, SpikeFields, ViTFields)
 SAID = (ValueError, TypeError, OSError, StrictDataclassError)  # the last is huggingface_hub's, of a field's type
 
 FEW = settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-MANY = settings(FEW, max_examples=2000, derandomize=False)
+MANY = settings(FEW, max_examples=800, derandomize=False)
 
 KINDS = st.sampled_from(["Quant", "Spike"])
 NUMBERS = st.one_of(

@@ -72,10 +72,9 @@ def test_a_scale_that_does_not_fit(folder, model, quantizer, fault):
     change(tensors, quantizer)
     write_tensors(folder, tensors)
     name = quantizer.removeprefix("vit.").removesuffix(".weight_quantizer").rpartition(".")[2]
-    for load in (type(model), AutoModelForImageClassification):
-        with pytest.raises((ValueError, RuntimeError), match=message) as caught:
-            load.from_pretrained(folder)
-        assert name in str(caught.value)
+    with pytest.raises((ValueError, RuntimeError), match=message) as caught:
+        type(model).from_pretrained(folder)
+    assert name in str(caught.value)
     with pytest.raises((ValueError, RuntimeError), match=message):
         type(model).from_pretrained(None, config=model.config, state_dict=tensors)
 
