@@ -22,10 +22,14 @@ int spikezip_products_by(int tiles_wanted) {
 
 int64_t spikezip_panel_bytes(int64_t k) { return panel_bytes(k); }
 
+// Where there is no memory for what is needed on the way, a function leaves its results unfinished, and returns this.
+enum { DONE, OUT_OF_MEMORY };
+static const int64_t NOT_FIRED = INT64_MIN;
+
 // `count` numbers, one or one for each feature, as one for each of `to`; `otherwise` where there are none.
 static float *spread(const float *numbers, int64_t count, int64_t features, int64_t to, float otherwise) {
     float *all = malloc((size_t)to * sizeof *all);
-    for (int64_t c = 0; c < to; c++) all[c] = c < features && count ? numbers[count == 1 ? 0 : c] : otherwise;
+    for (int64_t c = 0; all && c < to; c++) all[c] = c < features && count ? numbers[count == 1 ? 0 : c] : otherwise;
     return all;
 }
 
@@ -130,7 +134,8 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
     }
 }
 
-// Run the neurons of one node through a chunk. Returns how many rows of levels there are, negative if a current is NaN.
+// Run the neurons of one node through a chunk. Returns how many rows of levels there are, negative if a current is NaN;
+// NOT_FIRED without memory.
 int64_t spikezip_fire(const Neurons *a) {
     enum { BLOCK = 8192 };  // elements that one thread takes through all steps: they stay in its first cache
     int product = a->kind == LEVELS;
@@ -141,26 +146,30 @@ int64_t spikezip_fire(const Neurons *a) {
     float *bias = spread(a->bias, a->biases, a->features, padded_features, 0.0f);
     float *threshold = spread(a->threshold, a->thresholds, a->features, padded_features, 1.0f);
     float *inverse = malloc((size_t)padded_features * sizeof *inverse);
-    int divide = 0;
+    int lacking = !scale || !bias || !threshold || !inverse, divide = 0;
+    if (lacking) return free(scale), free(bias), free(threshold), free(inverse), NOT_FIRED;
     for (int64_t c = 0; c < padded_features; c++) inverse[c] = 1.0f / threshold[c], divide |= threshold[c] > 0x1p125f;
     Quantizer quantizer = {scale, bias, threshold, inverse, (float)a->min_level, (float)a->max_level, divide};
     int undefined = 0;
     memset(a->counts, 0, (size_t)(a->steps * a->samples) * sizeof *a->counts);
     memset(a->at_target, 1, (size_t)a->samples);
 
-#pragma omp parallel reduction(| : undefined)
+#pragma omp parallel reduction(| : undefined, lacking)
     {
         Scratch own = {malloc((size_t)(rows_of_block * width)), malloc((size_t)(rows_of_block * width)), NULL, NULL};
 #if HAVE_PRODUCTS
         if (product) {
             own.spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(a->k, 64)));
             own.product = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.product);
+            lacking |= !own.spare || !own.product;
             begin_products();
         }
 #endif
+        lacking |= !own.target || !own.state;
         // Panels outside: what a thread takes up next has the weights that it has just used.
 #pragma omp for schedule(dynamic)
         for (int64_t item = 0; item < panels * a->samples * blocks; item++) {
+            if (lacking) continue;
             int64_t panel = item / (a->samples * blocks), sample = item / blocks % a->samples;
             int64_t first = item % blocks * rows_of_block;
             run_block(a, &quantizer, &own, sample, first, least(a->places - first, rows_of_block), panel * width, width,
@@ -172,6 +181,7 @@ int64_t spikezip_fire(const Neurons *a) {
         free(own.target), free(own.state), free(own.spare), free(own.product);
     }
     free(scale), free(bias), free(threshold), free(inverse);
+    if (lacking) return NOT_FIRED;
 
     // Keep the rows that something changed in.
     int64_t rows = 0, n = a->places * a->features;
@@ -203,10 +213,11 @@ static void hand_out(const int32_t *product, int64_t rows, int64_t columns, cons
 #endif
 
 // Values integer * scale[c] + bias[c] of rows of int8 or int32; one scale or one for each feature, and so of biases.
-void spikezip_value(const void *integers, int is_int8, const float *given_scale, int64_t scales,
-                    const float *given_bias, int64_t biases, int64_t rows, int64_t features, float *values) {
+int spikezip_value(const void *integers, int is_int8, const float *given_scale, int64_t scales, const float *given_bias,
+                   int64_t biases, int64_t rows, int64_t features, float *values) {
     float *scale = spread(given_scale, scales, features, features, 0.0f);
     float *bias = biases ? spread(given_bias, biases, features, features, 0.0f) : NULL;
+    if (!scale || (biases && !bias)) return free(scale), free(bias), OUT_OF_MEMORY;
 #pragma omp parallel for schedule(static)
     for (int64_t r = 0; r < rows; r++) {
         float *out = values + r * features;
@@ -225,6 +236,7 @@ void spikezip_value(const void *integers, int is_int8, const float *given_scale,
         }
     }
     free(scale), free(bias);
+    return DONE;
 }
 
 // Levels of row `r` of a weight (n, k).
@@ -240,14 +252,17 @@ static void levels_of_weight(const float *weight, const float *scale, int64_t r,
 }
 
 // Levels of a weight (n, k) with one scale for each of n rows, turned over: (k, n).
-void spikezip_weight_levels(const float *weight, const float *scale, int64_t n, int64_t k, int max_level,
-                            int8_t *levels) {
+int spikezip_weight_levels(const float *weight, const float *scale, int64_t n, int64_t k, int max_level,
+                           int8_t *levels) {
     enum { ROWS = 32 };
-#pragma omp parallel
+    int lacking = 0;
+#pragma omp parallel reduction(| : lacking)
     {
         int8_t *tile = malloc((size_t)(ROWS * k));
+        lacking = !tile;
 #pragma omp for schedule(static)
         for (int64_t first = 0; first < n; first += ROWS) {
+            if (lacking) continue;
             int64_t rows = least(n - first, ROWS);
             for (int64_t r = 0; r < rows; r++) levels_of_weight(weight, scale, first + r, k, max_level, tile + r * k);
             for (int64_t i = 0; i < k; i++)
@@ -255,17 +270,21 @@ void spikezip_weight_levels(const float *weight, const float *scale, int64_t n, 
         }
         free(tile);
     }
+    return lacking ? OUT_OF_MEMORY : DONE;
 }
 
 // The same as panels of a product, and their corrections.
-void spikezip_weight_panels(const float *weight, const float *scale, int64_t n, int64_t k, int max_level,
-                            int8_t *panels, int32_t *correction) {
+int spikezip_weight_panels(const float *weight, const float *scale, int64_t n, int64_t k, int max_level, int8_t *panels,
+                           int32_t *correction) {
+    int lacking = 0;
 #if HAVE_PRODUCTS
-#pragma omp parallel
+#pragma omp parallel reduction(| : lacking)
     {
         int8_t *levels = malloc((size_t)k);
+        lacking = !levels;
 #pragma omp for schedule(dynamic)
         for (int64_t panel = 0; panel < padded(n, PANEL) / PANEL; panel++) {
+            if (lacking) continue;
             int8_t *out = panels + panel * panel_bytes(k);
             if (k % 64 || n - panel * PANEL < PANEL) memset(out, 0, (size_t)panel_bytes(k));
             for (int64_t j = 0; j < least(n - panel * PANEL, PANEL); j++) {
@@ -279,6 +298,7 @@ void spikezip_weight_panels(const float *weight, const float *scale, int64_t n, 
 #else
     (void)weight, (void)scale, (void)n, (void)k, (void)max_level, (void)panels, (void)correction;
 #endif
+    return lacking ? OUT_OF_MEMORY : DONE;
 }
 
 #if HAVE_PRODUCTS
@@ -307,20 +327,23 @@ static void pack_right(const int8_t *b, int64_t stride_k, int64_t stride_n, int6
 
 // Integer products out (m, n) = left (m, k) @ weight (k, n), the weight given as panels; with `scale`, the floats
 // product * scale[c] + bias[c].
-void spikezip_linear(const int8_t *left, int64_t m, int64_t k, const int8_t *panels, const int32_t *correction,
-                     int64_t n, const float *given_scale, int64_t scales, const float *given_bias, int64_t biases,
-                     void *out) {
+int spikezip_linear(const int8_t *left, int64_t m, int64_t k, const int8_t *panels, const int32_t *correction, int64_t n,
+                    const float *given_scale, int64_t scales, const float *given_bias, int64_t biases, void *out) {
+    int lacking = 0;
 #if HAVE_PRODUCTS
     float *scale = scales ? spread(given_scale, scales, n, n, 0.0f) : NULL;
     float *bias = biases ? spread(given_bias, biases, n, n, 0.0f) : NULL;
+    if ((scales && !scale) || (biases && !bias)) return free(scale), free(bias), OUT_OF_MEMORY;
     int64_t blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS, count = padded(n, PANEL) / PANEL;
-#pragma omp parallel
+#pragma omp parallel reduction(| : lacking)
     {
         int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(k, 64)));
         int32_t *product = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *product);
+        lacking = !spare || !product;
         begin_products();
 #pragma omp for schedule(dynamic)
         for (int64_t item = 0; item < count * blocks; item++) {
+            if (lacking) continue;
             int64_t panel = item / blocks, first = item % blocks * BLOCK_ROWS, rows = least(m - first, BLOCK_ROWS);
             product_block(left + first * k, k, (int)rows, k, panels + panel * panel_bytes(k),
                           correction + panel * PANEL, spare, product);
@@ -335,25 +358,30 @@ void spikezip_linear(const int8_t *left, int64_t m, int64_t k, const int8_t *pan
     (void)left, (void)m, (void)k, (void)panels, (void)correction, (void)n, (void)given_scale, (void)scales;
     (void)given_bias, (void)biases, (void)out;
 #endif
+    return lacking ? OUT_OF_MEMORY : DONE;
 }
 
 // Integer products out[o, i] (m, n) = a[o, i] (m, k) @ b[o, i] (k, n), int8 to int32, of `outer` times `inner` pairs.
 // Strides, in elements: of the two dimensions of pairs and of the two of a matrix. The columns of `a` and of `out` have
 // stride 1. With `scale`, one number, floats: product * scale.
-void spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *b, const int64_t *b_strides,
-                       int32_t *out, const int64_t *out_strides, int64_t outer, int64_t inner, int64_t m, int64_t k,
-                       int64_t n, const float *given_scale) {
+int spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *b, const int64_t *b_strides, int32_t *out,
+                      const int64_t *out_strides, int64_t outer, int64_t inner, int64_t m, int64_t k, int64_t n,
+                      const float *given_scale) {
+    int lacking = 0;
 #if HAVE_PRODUCTS
     float *scale = given_scale ? spread(given_scale, 1, n, n, 0.0f) : NULL;
-#pragma omp parallel
+    if (given_scale && !scale) return OUT_OF_MEMORY;
+#pragma omp parallel reduction(| : lacking)
     {
         int8_t *panels = aligned_alloc(64, (size_t)(padded(n, PANEL) / PANEL * panel_bytes(k)));
         int32_t *correction = aligned_alloc(64, (size_t)padded(n, PANEL) * sizeof *correction);
         int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(k, 64)));
         int32_t *product = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *product);
+        lacking = !panels || !correction || !spare || !product;
         begin_products();
 #pragma omp for schedule(dynamic)
         for (int64_t pair = 0; pair < outer * inner; pair++) {
+            if (lacking) continue;
             int64_t o = pair / inner, i = pair % inner;
             const int8_t *left = a + o * a_strides[0] + i * a_strides[1];
             int32_t *result = out + o * out_strides[0] + i * out_strides[1];
@@ -375,4 +403,5 @@ void spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *
     (void)given_scale, (void)a, (void)a_strides, (void)b, (void)b_strides, (void)out, (void)out_strides;
     (void)outer, (void)inner, (void)m, (void)k, (void)n;
 #endif
+    return lacking ? OUT_OF_MEMORY : DONE;
 }

@@ -128,6 +128,13 @@ def numbers(*values: int):
 
 
 FLOATS, INTEGERS, LEVELS = range(3)  # as in native.c
+NOT_FIRED = -(2**63)
+
+
+def no_memory_lacks(lacks: int, *called: object) -> None:
+    """Raise MemoryError if a kernel says that it found no memory for what it needs on the way."""
+    if lacks:
+        raise MemoryError("The kernels found no memory for their work.")
 
 
 class Neurons(ctypes.Structure):
@@ -156,6 +163,8 @@ class Library:
         self.functions = functions
         functions.spikezip_fire.restype = int64
         functions.spikezip_panel_bytes.restype = int64
+        for name in ("value", "weight_levels", "weight_panels", "linear", "products"):
+            getattr(functions, f"spikezip_{name}").errcheck = no_memory_lacks
         self.use_tiles(True)
         self.has_products = self.products_by != "nothing"
 
@@ -362,6 +371,7 @@ class Library:
         neurons.min_level, neurons.max_level = bounds
         neurons.max_spikes, neurons.closed, neurons.coarse = max_spikes, closed_steps, coarse_steps
         rows = self.functions.spikezip_fire(ctypes.byref(neurons))
+        no_memory_lacks(rows == NOT_FIRED)
         return levels[: abs(rows)], changed, row_of, counts, at_target, rows < 0
 
     def gives_reference(self) -> bool:
