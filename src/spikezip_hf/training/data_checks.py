@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-import pyarrow.compute
 import torch
 from transformers.utils import logging
 
@@ -51,6 +50,8 @@ def check_data(dataset: Any, name: str, model: torch.nn.Module, only_known_colum
         values: Sequence[Any] = [sample.get(label) for sample in dataset]
         distinct = {(one, is_several(value)) for value in values for one in flat(value)}
     elif hasattr(dataset, "__len__"):
+        import pyarrow.compute  # which is there where there is such a data set
+
         column = dataset.select_columns([label]).with_format("arrow")[:][label]
         values, several = column, False
         while hasattr(column.type, "value_type"):  # labels of tokens
