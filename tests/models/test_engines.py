@@ -14,7 +14,7 @@ from spikezip_hf.models.engines import (
     accumulate,
     hand_on,
 )
-from spikezip_hf.models.operators import MatMul, Softmax
+from spikezip_hf.models.operators import MatMul, MeanPool, Softmax
 from spikezip_hf.models.quantization import LSQQuantizer
 from spikezip_hf.models.rows import Rows, Timeline, unwrap
 
@@ -93,10 +93,8 @@ class TestPadding:
         engine.attend(TOKENS)
         silenced = engine.silence_padding(current)
         for sample, position in itertools.product(range(2), range(3)):
-            expected = current[sample, ..., position, :] if TOKENS[sample, position] else torch.tensor(0.0)
-            assert torch.equal(
-                silenced[sample, ..., position, :], expected.expand_as(current[sample, ..., position, :])
-            )
+            there = sample, ..., position, slice(None)
+            assert torch.equal(silenced[there], current[there] * TOKENS[sample, position])
 
     def test_a_head_has_none(self):
         engine, current = QuantEngine(), torch.rand(2, 3)
@@ -120,6 +118,10 @@ class TestPadding:
         expected = [rows.values[row, sample % 2] for row, sample in enumerate(which * 2)]  # of sample 1 it is 1
         assert torch.equal(first.values, torch.stack(expected))
         assert first.timeline is rows.timeline
+
+    def test_the_first_token_of_every_row_where_there_is_none(self):
+        engine, rows = CumulativeEngine(2, torch.device("cpu")), Rows(torch.rand(4, 3, 5))
+        assert torch.equal(engine.first_token(rows).values, rows.values[:, 0])
 
 
 class TestState:
@@ -357,3 +359,51 @@ def test_places_are_changed_of_levels_and_of_values():
     assert torch.equal(engine.rearrange(x, lambda values: values.flip(1)), x.flip(1))
     rows = hand_on(make_node(), torch.randint(-8, 8, (2, 3, 4), dtype=torch.int8), torch.float32)
     assert torch.equal(engine.rearrange(rows, lambda values: values.flip(1)).levels, rows.levels.flip(1))
+
+
+def test_a_mean_over_positions():
+    engine, x = QuantEngine(), torch.rand(2, 3, 4)
+    assert torch.equal(engine.pool(MeanPool(first=1), x), x[:, 1:].mean(1))
+
+
+class TestNodesOfTheQuantizedNetwork:
+    def test_in_training_hand_on_values_with_a_gradient(self):
+        node, x = make_node().train(), (torch.randn(3, 4) * 3).requires_grad_()
+        values = QuantEngine().fire(node, x)
+        assert isinstance(values, torch.Tensor)
+        assert torch.equal(values, node(x))
+        values.sum().backward()
+        assert bool(x.grad.any())
+
+    @pytest.mark.parametrize("gradients", [False, True])
+    def test_in_inference_hand_on_levels_and_values_only_where_a_gradient_may_be_asked_for(self, gradients):
+        node, x = make_node().eval(), (torch.randn(3, 4) * 3).requires_grad_()
+        with torch.set_grad_enabled(gradients):
+            rows = QuantEngine().fire(node, x)
+        assert torch.equal(rows.levels, node.quantize(x.detach()).to(torch.int8))
+        assert (rows._values is not None) == gradients
+        assert rows.values.requires_grad == gradients
+
+
+def test_another_default_device_does_not_matter():
+    """Whatever an engine makes is where its tensors are."""
+    node, x, frames = make_node().eval(), torch.rand(2, 3, 4), torch.rand(2, 5, 3, 4)
+    tokens, engines = TOKENS.clone(), (CumulativeEngine(2, x.device, 5), EventEngine(2, x.device, 5))
+    device = torch.device("cpu")
+    with torch.no_grad(), torch.device("meta"):
+        quantized = QuantEngine()
+        assert quantized.neurons(x).device == device
+        assert quantized.fire(node, x).device == device
+        quantized.attend(tokens)
+        assert quantized.neurons(x).device == device
+        assert quantized.first_token(x).device == device
+        for engine in engines:
+            engine.attend(tokens)
+            for steps in (3, 3):
+                engine.advance(steps)
+                fired = engine.fire(node, engine.encode(Affine("embedding"), frames, per_step=True))
+                assert fired.device == device
+                assert engine.first_token(fired).device == device
+                assert engine.static(x).device == device
+                engine.conclude()
+            assert engine.spike_counts.device == engine.last_activity.device == engine.settled.device == device

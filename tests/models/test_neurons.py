@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from spikezip_hf.kernels import native
+from spikezip_hf.models import neurons
 from spikezip_hf.models.engines import CumulativeEngine, EventEngine
 from spikezip_hf.models.neurons import fire, fire_reference, levels_of, pending_spikes, sums_of, track
 from spikezip_hf.models.quantization import LSQQuantizer, level_bounds
@@ -18,6 +20,7 @@ levels_and_sign = st.tuples(st.sampled_from([4, 6, 8, 16, 32, 128, 256]), st.boo
 # Multiples of 1/64 up to 2^10, and thresholds that are powers of two: every sum, product and quotient is exact.
 dyadic = st.integers(-(2**12), 2**12).map(lambda n: n / 64)
 dyadic_threshold = st.sampled_from([0.25, 0.5, 1.0, 2.0])
+needs_kernels = pytest.mark.skipif(native.library() is None, reason="no C compiler, or kernels turned off")
 
 
 def make_node(levels, signed, scale):
@@ -257,16 +260,42 @@ class TestFiring:
         assert torch.equal(fired.counts, expected.counts)
 
 
+@pytest.mark.parametrize("signed", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_levels_of_a_current_are_the_quantizer_s(dtype):
-    node = make_node(16, signed=True, scale=0.25).to(dtype)
-    current = torch.randn(5, 4, 3, dtype=dtype).transpose(1, 2) * 4
-    expected = torch.floor(current / 0.25 + 0.5).clamp(-8, 7).to(torch.int8)
-    assert torch.equal(levels_of(node, current), expected)
-    assert torch.equal(levels_of(node, Rows(current)), expected)
-    current[3, 1, 2] = math.nan
-    with pytest.raises(FloatingPointError, match=r"^The input of node is not a number\. Look for NaN or infinity"):
-        levels_of(node, current)
+class TestLevelsOf:
+    def test_a_current_are_the_quantizer_s(self, dtype, signed):
+        node = make_node(16, signed, scale=0.25).to(dtype)
+        current = torch.randn(5, 4, 3, dtype=dtype).transpose(1, 2) * 8
+        expected = torch.floor(current / 0.25 + 0.5).clamp(node.min_level, node.max_level).to(torch.int8)
+        assert set(expected.unique().tolist()) >= {node.min_level, node.max_level}
+        assert torch.equal(levels_of(node, current), expected)
+        assert torch.equal(levels_of(node, Rows(current)), expected)
+
+    def test_what_is_no_number_is_an_error(self, dtype, signed):
+        node = make_node(16, signed, scale=0.25).to(dtype)
+        current = torch.zeros(5, 3, dtype=dtype)
+        current[3, 1] = math.nan
+        said = (
+            r"^The input of node is not a number\. Look for NaN or infinity among the weights, or for an overflow if "
+            r"the model is in float16\.$"
+        )
+        with pytest.raises(FloatingPointError, match=said):
+            levels_of(node, current)
+
+    def test_another_device_are_floating_and_may_be_nan(self, dtype, signed):
+        """As on a GPU, where to look for NaN would have to wait for it."""
+        node = make_node(16, signed, scale=0.25).to(dtype)
+        levels = levels_of(node.to("meta"), torch.zeros(5, 3, dtype=dtype, device="meta"))
+        assert (levels.device.type, levels.dtype, levels.shape) == ("meta", dtype, (5, 3))
+
+
+@needs_kernels
+def test_levels_in_float32_are_found_by_the_kernel(monkeypatch):
+    def slow(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(neurons, "fire_reference", slow)
+    levels_of(make_node(16, True, 0.25).float(), torch.randn(5, 3))
 
 
 @pytest.mark.parametrize(("dtype", "whole"), [(torch.int32, True), (torch.int8, False), (torch.float32, False)])

@@ -398,10 +398,10 @@ class EventEngine(SpikingEngine):
         """Spikes, s times their sign and size, of the neurons of `node` in this step (paper Eq. 1)."""
         threshold = node.threshold(current.dtype)
         if node.name not in self.membranes:  # V_0 = V_thr / 2, S_0 = 0
-            self.membranes[node.name] = torch.zeros_like(current, dtype=threshold.dtype) + threshold / 2
-            self.tracers[node.name] = torch.zeros_like(current, dtype=node.level_dtype)
+            self.membranes[node.name] = threshold / 2 + torch.zeros_like(current)
+            self.tracers[node.name] = torch.zeros_like(current)
         membrane = self.membranes[node.name] + current
-        tracer = self.tracers[node.name].to(membrane.dtype)
+        tracer = self.tracers[node.name]
 
         k = 0 if self.closed_steps(node) else self.graded(node)
         pending = pending_spikes(membrane, tracer, threshold, node.min_level, node.max_level)

@@ -105,7 +105,7 @@ def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows) -> torch.Tensor:
     # One step of neurons that may fire as often as it takes.
     one_step = rows.retimed(Timeline.constant(1, rows.shape[0]))
     rest = torch.zeros(rows.shape, dtype=node.level_dtype, device=rows.device)
-    fired = fire(node, one_step, rest, max_spikes=node.levels - 1)
+    fired = fire(node, one_step, rest, max_spikes=node.levels)
     if bool(fired.undefined):
         raise undefined_current(node.name)
     return fired.levels
@@ -193,7 +193,7 @@ def pending_spikes(
 
     Args:
         membrane: (B, ...) potential V_{t-1} + V_in_t.
-        tracer: (B, ...) levels S_{t-1}, whole numbers in the membrane's type.
+        tracer: (B, ...) levels S_{t-1}, whole numbers of any type.
         threshold: V_thr = s, (1,) or (features,).
     """
     return (tracer + torch.floor(membrane / threshold)).clamp(min_level, max_level) - tracer
