@@ -96,6 +96,20 @@ class TestPadding:
             there = sample, ..., position, slice(None)
             assert torch.equal(silenced[there], current[there] * TOKENS[sample, position])
 
+    @pytest.mark.parametrize("shape", [(3, 5), (4, 3, 3)])
+    @pytest.mark.parametrize("samples", [[0, 1], [1]])
+    def test_never_fires(self, samples, shape):
+        node, current = make_node(), torch.rand(2, *shape) + 1
+        expected = torch.where(TOKENS.reshape(2, *(1,) * (len(shape) - 2), 3, 1), 1, 0).expand_as(current)
+        chunk, event = CumulativeEngine(2, torch.device("cpu")), EventEngine(2, torch.device("cpu"))
+        for engine in (chunk, event):
+            engine.attend(TOKENS)
+        chunk.advance(1, None if len(samples) == 2 else torch.tensor(samples))
+        event.advance(1)
+        assert torch.equal(chunk.fire(node, current[samples]).levels, expected[samples].to(torch.int8))
+        assert torch.equal(event.fire(node, current), expected.float())
+        assert torch.equal(chunk.firing["node"][0], event.firing["node"][0][:, samples])
+
     def test_a_head_has_none(self):
         engine, current = QuantEngine(), torch.rand(2, 3)
         engine.attend(TOKENS)
@@ -245,7 +259,10 @@ class TestCumulative:
     def test_a_tensor_of_another_number_of_rows_is_refused(self):
         engine = CumulativeEngine(2, torch.device("cpu"))
         engine.advance(4)
-        said = "^A plain tensor of 3 rows came where 2 samples are simulated: a hook must hand on what torch functions"
+        said = (
+            "^A plain tensor of 3 rows came where 2 samples are simulated: a hook must hand on what torch functions "
+            "make of the Rows that it gets, which know their steps.$"
+        )
         with pytest.raises(ValueError, match=said):
             engine.rows(torch.zeros(3, 4))
 

@@ -20,7 +20,6 @@ levels_and_sign = st.tuples(st.sampled_from([4, 6, 8, 16, 32, 128, 256]), st.boo
 # Multiples of 1/64 up to 2^10, and thresholds that are powers of two: every sum, product and quotient is exact.
 dyadic = st.integers(-(2**12), 2**12).map(lambda n: n / 64)
 dyadic_threshold = st.sampled_from([0.25, 0.5, 1.0, 2.0])
-needs_kernels = pytest.mark.skipif(native.library() is None, reason="no C compiler, or kernels turned off")
 
 
 def make_node(levels, signed, scale):
@@ -289,13 +288,20 @@ class TestLevelsOf:
         assert (levels.device.type, levels.dtype, levels.shape) == ("meta", dtype, (5, 3))
 
 
-@needs_kernels
-def test_levels_in_float32_are_found_by_the_kernel(monkeypatch):
+def in_a_chunk(node, current):
+    engine = CumulativeEngine(len(current), torch.device("cpu"))
+    engine.advance(3)
+    return engine.fire(node, current)
+
+
+@pytest.mark.skipif(native.library() is None, reason="no C compiler, or kernels turned off")
+@pytest.mark.parametrize("run", [levels_of, in_a_chunk])
+def test_neurons_in_float32_are_run_by_the_kernel(run, monkeypatch):
     def slow(*_):
         raise AssertionError
 
     monkeypatch.setattr(neurons, "fire_reference", slow)
-    levels_of(make_node(16, True, 0.25).float(), torch.randn(5, 3))
+    run(make_node(16, True, 0.25).float(), torch.randn(5, 3))
 
 
 @pytest.mark.parametrize(("dtype", "whole"), [(torch.int32, True), (torch.int8, False), (torch.float32, False)])

@@ -274,6 +274,21 @@ def test_gradients_are_of_the_type_of_what_they_are_of(dtype):
     assert scale.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("frozen", ["x", "scale"])
+def test_what_is_frozen_gets_no_gradient_and_the_other_the_same_as_ever(frozen):
+    tensors = {"x": torch.randn(4, 3), "scale": torch.tensor([0.25])}
+    learning = "scale" if frozen == "x" else "x"
+    gradients = []
+    for frozen_too in (False, True):
+        x, scale = (
+            tensor.clone().requires_grad_(name == learning or not frozen_too) for name, tensor in tensors.items()
+        )
+        LSQFunction.apply(x, scale, -8, 7, 0.5).square().sum().backward()
+        gradients.append({"x": x.grad, "scale": scale.grad})
+    assert gradients[1][frozen] is None
+    assert torch.equal(gradients[1][learning], gradients[0][learning])
+
+
 def test_a_printed_network_says_what_its_quantizers_are():
     assert repr(LSQQuantizer(16, True, 3)) == "LSQQuantizer(levels=16, signed, scales=1, stage=0)"
     per_channel = LSQQuantizer(8, signed=False, num_features=3, per_channel=True, stage=2)
