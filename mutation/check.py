@@ -13,7 +13,6 @@ from mutmut.mutation.diff_apply import get_diff_for_mutant
 from mutmut.stats import status_by_exit_code
 from mutmut.utils.file_utils import walk_mutatable_files
 
-KILLED = {"killed", "timeout"}  # who never comes to an end is noticed
 Survivor = tuple[str, str]
 
 
@@ -39,7 +38,7 @@ def run_mutants() -> tuple[Counter, list[Survivor]]:
         for mutant, code in data.exit_code_by_key.items():
             end = status_by_exit_code[code]
             ends[end] += 1
-            if end not in KILLED:
+            if end != "killed":
                 survivors.append((function_of(mutant), change_of(mutant, path)))
     return ends, survivors
 
