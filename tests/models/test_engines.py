@@ -14,6 +14,7 @@ from spikezip_hf.models.engines import (
     accumulate,
     hand_on,
 )
+from spikezip_hf.models.neurons import levels_of
 from spikezip_hf.models.operators import MatMul, MeanPool, Softmax
 from spikezip_hf.models.quantization import LSQQuantizer
 from spikezip_hf.models.rows import Rows, Timeline, unwrap
@@ -145,6 +146,7 @@ class TestState:
         engine = SpikingEngine(3, torch.device("cpu"), input_steps=6)
         assert (engine.step, engine.chunk, engine.num_samples) == (0, 0, 3)
         assert engine.last_activity.tolist() == [6, 6, 6]
+        assert engine.last_activity.dtype == torch.int64
         assert engine.settled.tolist() == [False] * 3
         engine.firing = {"node": ()}
         engine.advance(4, torch.tensor([0, 2]))
@@ -405,17 +407,18 @@ class TestNodesOfTheQuantizedNetwork:
 def test_another_default_device_does_not_matter():
     """Whatever an engine makes is where its tensors are."""
     node, x, frames = make_node().eval(), torch.rand(2, 3, 4), torch.rand(2, 5, 3, 4)
-    tokens, engines = TOKENS.clone(), (CumulativeEngine(2, x.device, 5), EventEngine(2, x.device, 5))
     device = torch.device("cpu")
     with torch.no_grad(), torch.device("meta"):
+        engines = CumulativeEngine(2, device, 5), EventEngine(2, device, 5)
         quantized = QuantEngine()
+        assert levels_of(node, x).device == device
         assert quantized.neurons(x).device == device
         assert quantized.fire(node, x).device == device
-        quantized.attend(tokens)
+        quantized.attend(TOKENS)
         assert quantized.neurons(x).device == device
         assert quantized.first_token(x).device == device
         for engine in engines:
-            engine.attend(tokens)
+            engine.attend(TOKENS)
             for steps in (3, 3):
                 engine.advance(steps)
                 fired = engine.fire(node, engine.encode(Affine("embedding"), frames, per_step=True))

@@ -186,7 +186,7 @@ class SpikingEngine(QuantEngine):
         self.samples: torch.Tensor | None = None
         self.tracers: dict[str, torch.Tensor] = {}
         self.spike_counts: torch.Tensor | int = 0
-        self.last_activity = torch.full((batch_size,), input_steps, dtype=torch.int64, device=device)
+        self.last_activity = torch.full((batch_size,), input_steps, device=device)
         self.settled = torch.zeros(batch_size, dtype=torch.bool, device=device)
         self.firing: dict[str, tuple] = {}
 
