@@ -4,6 +4,7 @@ Each session has an environment of its own in `.nox`, about 6 GB, most of it PyT
 Arguments after `--` go to pytest: `nox -s lowest -- tests/models`. And what is done with mutants: `make mutate`.
 """
 
+import platform
 import shutil
 import sysconfig
 
@@ -32,12 +33,12 @@ def newest(session: nox.Session) -> None:
     suite(session)
 
 
-@nox.session(default=False)
+@nox.session(python=platform.python_version(), default=False)
 def mutate(session: nox.Session) -> None:
     """Change the source, a place at a time, and see that a test fails: what, and by which tests, is in pyproject.toml.
 
-    Only mutmut is in this environment, the rest is that of `.venv`. Arguments after `--` are patterns of mutants, and
-    only those are tested anew: `nox -s mutate -- '*.neurons.*'`.
+    Only mutmut is in this environment, the rest is that of `.venv`, which this is run from. Arguments after `--` are
+    patterns of mutants, and only those are tested anew: `nox -s mutate -- '*.neurons.*'`.
     """
     if not session.posargs:
         shutil.rmtree("mutants", ignore_errors=True)
