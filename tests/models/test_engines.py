@@ -145,6 +145,7 @@ class TestState:
     def test_steps(self):
         engine = SpikingEngine(3, torch.device("cpu"), input_steps=6)
         assert (engine.step, engine.chunk, engine.num_samples) == (0, 0, 3)
+        assert (engine.spike_counts, engine.firing, engine.tracers) == (0, {}, {})
         assert engine.last_activity.tolist() == [6, 6, 6]
         assert engine.last_activity.dtype == torch.int64
         assert engine.settled.tolist() == [False] * 3
@@ -406,24 +407,24 @@ class TestNodesOfTheQuantizedNetwork:
 
 def test_another_default_device_does_not_matter():
     """Whatever an engine makes is where its tensors are."""
-    node, x, frames = make_node().eval(), torch.rand(2, 3, 4), torch.rand(2, 5, 3, 4)
-    device = torch.device("cpu")
-    with torch.no_grad(), torch.device("meta"):
-        engines = CumulativeEngine(2, device, 5), EventEngine(2, device, 5)
-        quantized = QuantEngine()
-        assert levels_of(node, x).device == device
-        assert quantized.neurons(x).device == device
-        assert quantized.fire(node, x).device == device
-        quantized.attend(TOKENS)
-        assert quantized.neurons(x).device == device
-        assert quantized.first_token(x).device == device
-        for engine in engines:
+    node, x, frames, cpu = make_node().eval(), torch.rand(2, 3, 4), torch.rand(2, 5, 3, 4), torch.device("cpu")
+
+    @torch.no_grad()
+    def everything():
+        engine = QuantEngine()
+        yield from (levels_of(node, x), engine.neurons(x), unwrap(engine.fire(node, x)))
+        engine.attend(TOKENS)
+        yield from (engine.neurons(x), engine.first_token(x))
+        for engine in (CumulativeEngine(2, cpu, 5), EventEngine(2, cpu, 5)):
             engine.attend(TOKENS)
             for steps in (3, 3):
                 engine.advance(steps)
                 fired = engine.fire(node, engine.encode(Affine("embedding"), frames, per_step=True))
-                assert fired.device == device
-                assert engine.first_token(fired).device == device
-                assert engine.static(x).device == device
+                yield from (unwrap(fired), unwrap(engine.first_token(fired)), unwrap(engine.static(x)))
                 engine.conclude()
-            assert engine.spike_counts.device == engine.last_activity.device == engine.settled.device == device
+            yield from (engine.spike_counts, engine.last_activity, engine.settled)
+
+    expected = list(everything())
+    with torch.device("meta"):
+        found = list(everything())
+    assert all(map(torch.equal, found, expected))

@@ -398,7 +398,7 @@ class EventEngine(SpikingEngine):
         """Spikes, s times their sign and size, of the neurons of `node` in this step (paper Eq. 1)."""
         threshold = node.threshold(current.dtype)
         if node.name not in self.membranes:  # V_0 = V_thr / 2, S_0 = 0
-            self.membranes[node.name] = threshold / 2 + torch.zeros_like(current)
+            self.membranes[node.name] = torch.zeros_like(current) + threshold / 2
             self.tracers[node.name] = torch.zeros_like(current)
         membrane = self.membranes[node.name] + current
         tracer = self.tracers[node.name]
@@ -411,7 +411,7 @@ class EventEngine(SpikingEngine):
 
         self.membranes[node.name] = membrane - threshold * spikes
         self.tracers[node.name] = (tracer + spikes).to(node.level_dtype)
-        counts = spikes.flatten(1).abs().sum(-1, dtype=torch.int64)[None]
+        counts = spikes.flatten(1).abs().sum(1, dtype=torch.int64)[None]
         at_target = (spikes == pending).flatten(1).all(1)
         self.firing[node.name] = counts, at_target, current.isnan().any()
         return node.dequantize(spikes, current.dtype)
