@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from spikezip_hf.kernels import native
-from spikezip_hf.models import neurons
+from spikezip_hf.models import kernels, neurons
 from spikezip_hf.models.engines import CumulativeEngine, EventEngine
 from spikezip_hf.models.neurons import fire, fire_reference, levels_of, pending_spikes, sums_of, track
 from spikezip_hf.models.quantization import LSQQuantizer, level_bounds
@@ -181,6 +181,25 @@ def written_out(targets, start, max_spikes=1, closed_steps=0, coarse_steps=0):
     return torch.tensor(columns).T.reshape(targets.shape)
 
 
+GATES = [
+    {},
+    {"max_spikes": 3},
+    {"closed_steps": 2},
+    {"coarse_steps": 4},
+    {"max_spikes": 2, "closed_steps": 1, "coarse_steps": 3},
+    {"max_spikes": 7, "closed_steps": 7},
+]
+
+
+@pytest.mark.parametrize("gate", GATES)
+def test_tracking_is_the_rule_written_out(gate):
+    target, tracer = torch.randint(-4, 4, (7, 2, 5), dtype=torch.int8), torch.randint(-4, 4, (2, 5), dtype=torch.int8)
+    levels = track(target, tracer, **gate)
+    assert levels.dtype == torch.int8
+    assert torch.equal(levels, written_out(target, tracer, **gate).to(torch.int8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("run", [fire, fire_reference])
 class TestFiring:
     """A node through a chunk, by a kernel where there is one and in plain torch: Eq. 1 with what it is let do."""
@@ -188,15 +207,13 @@ class TestFiring:
     STEPS, SAMPLES = 7, 2
     TOKENS = torch.tensor([[True, True, True, False], [False, True, False, False]])
 
-    def chunk(self, shape, padded=False):
+    def chunk(self, dtype, shape, padded=False):
         """A node of 8 levels and scale 0.5, its accumulated current, ties among it, levels before, and tokens."""
-        node = LSQQuantizer(8, True, 1)
-        node.name = "node"
-        node.set_scale(torch.tensor([0.5]))
+        node = make_node(8, True, 0.5).to(dtype)
         changed = torch.rand(self.STEPS, self.SAMPLES) < 0.6
         changed[0] = True
         timeline = Timeline(changed)
-        current = Rows(torch.randint(-12, 13, (timeline.num_rows, *shape)) / 4, timeline=timeline)
+        current = Rows(torch.randint(-12, 13, (timeline.num_rows, *shape)).to(dtype) / 4, timeline=timeline)
         tracer = torch.randint(-4, 4, (self.SAMPLES, *shape), dtype=torch.int8)
         return node, current, tracer, self.TOKENS if padded else None
 
@@ -205,22 +222,12 @@ class TestFiring:
         tokens = self.TOKENS.reshape(self.SAMPLES, *(1,) * (x.dim() - 4), 4, 1)
         return torch.where(tokens, x, 0)
 
-    @pytest.mark.parametrize(
-        "gate",
-        [
-            {},
-            {"max_spikes": 3},
-            {"closed_steps": 2},
-            {"coarse_steps": 4},
-            {"max_spikes": 2, "closed_steps": 1, "coarse_steps": 3},
-            {"max_spikes": 7, "closed_steps": 7},
-        ],
-    )
+    @pytest.mark.parametrize("gate", GATES)
     @pytest.mark.parametrize(
         ("shape", "padded"), [((9,), False), ((4, 3), False), ((4, 3), True), ((2, 4, 5), False), ((2, 4, 5), True)]
     )
-    def test_is_the_rule_written_out(self, run, shape, padded, gate):
-        node, current, tracer, tokens = self.chunk(shape, padded)
+    def test_is_the_rule_written_out(self, run, dtype, shape, padded, gate):
+        node, current, tracer, tokens = self.chunk(dtype, shape, padded)
         values = current.values[current.timeline.index]
         if padded:
             values, tracer = self.silent(values), self.silent(tracer[None])[0]
@@ -242,13 +249,13 @@ class TestFiring:
         assert not bool(fired.undefined)
 
     @pytest.mark.parametrize("where", [0, -1])
-    def test_a_current_that_is_no_number_is_told(self, run, where):
-        node, current, tracer, _ = self.chunk((4, 3))
+    def test_a_current_that_is_no_number_is_told(self, run, dtype, where):
+        node, current, tracer, _ = self.chunk(dtype, (4, 3))
         current.values[where, 1, 2] = math.nan
         assert bool(run(node, current, tracer).undefined)
 
-    def test_what_stands_at_padding_is_not_looked_at(self, run):
-        node, current, tracer, tokens = self.chunk((4, 3), padded=True)
+    def test_what_stands_at_padding_is_not_looked_at(self, run, dtype):
+        node, current, tracer, tokens = self.chunk(dtype, (4, 3), padded=True)
         tracer = self.silent(tracer[None])[0]
         tokens_of_row = tokens[current.timeline.changed.nonzero()[:, 1]]
         values = torch.where(tokens_of_row[..., None], current.values, math.nan)
@@ -257,6 +264,36 @@ class TestFiring:
         assert not bool(fired.undefined)
         assert torch.equal(fired.levels, expected.levels)
         assert torch.equal(fired.counts, expected.counts)
+
+
+@pytest.mark.parametrize("levels", [16, 256])
+@pytest.mark.parametrize("kind", ["values", "sums", "sums in half precision"])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_no_kernel_takes_is_done_without(kind, levels, compiled, monkeypatch):
+    """Levels that need 16 bits, and values in half precision, which are rounded before they are compared."""
+    node, timeline = make_node(levels, True, 0.25).float(), Timeline.constant(1, 50)
+    sums, scale = torch.randint(-9999, 9999, (50, 30), dtype=torch.int32), torch.rand(30) / 100
+    dtype = torch.float16 if kind == "sums in half precision" else torch.float32
+    current = Rows(integers=sums, scale=scale, dtype=dtype, timeline=timeline)
+    if kind == "values":
+        current = Rows(current.values, timeline=timeline)
+    if not compiled:
+        monkeypatch.setattr(kernels, "native", None)
+    rest = torch.zeros(50, 30, dtype=node.level_dtype)
+    expected = torch.floor((sums * scale).to(dtype).float() / 0.25 + 0.5).clamp(node.min_level, node.max_level)
+    assert torch.equal(fire(node, current, rest, max_spikes=levels).levels, expected.to(node.level_dtype))
+
+
+def test_on_a_gpu_all_rows_are_kept():
+    """To look which have changed would wait for it. "meta" is no CPU either, and can be had anywhere."""
+    node = make_node(16, True, 0.25).float().to("meta")
+    with torch.device("meta"):
+        current = Rows(torch.zeros(8, 3), timeline=Timeline.constant(4, 8))
+        fired = fire_reference(node, current, torch.zeros(8, 3, dtype=torch.int8))
+    assert fired.timeline.changed.device.type == "cpu"
+    assert fired.timeline.changed.dtype == torch.bool
+    assert fired.timeline.changed.tolist() == [[True] * 8] * 4
+    assert (fired.levels.device.type, fired.levels.shape) == ("meta", (32, 3))
 
 
 @pytest.mark.parametrize("signed", [False, True])

@@ -142,7 +142,7 @@ def fire_reference(
         target, values = target.masked_fill(padding, 0), values.masked_fill(padding, 0.0)
     undefined = values.max().isnan()  # the largest is NaN if any is: one pass, and no tensor of bool
     levels = track(target, tracer, max_spikes, closed_steps, coarse_steps)
-    counts = levels.diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1, dtype=torch.int64)
+    counts = levels.diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1)  # int64, as any sum of integers
     # On a GPU to look which rows have changed would wait for the device, at every node: there all are kept.
     on_cpu = levels.device.type == "cpu"
     changed = counts > 0 if on_cpu else torch.ones(counts.shape, dtype=torch.bool, device="cpu")
