@@ -241,7 +241,7 @@ class TestFiring:
         assert torch.equal(fired.levels[fired.timeline.index], expected.to(torch.int8))
         assert fired.levels.dtype == fired.tracer.dtype == torch.int8
         assert torch.equal(fired.timeline.changed, moves)
-        assert len(fired.levels) == int(moves.sum())
+        assert len(fired.levels) == fired.timeline.num_rows == int(moves.sum())
         assert torch.equal(fired.tracer, expected[-1].to(torch.int8))
         assert fired.counts.dtype == torch.int64
         assert torch.equal(fired.counts, spikes)
@@ -352,3 +352,21 @@ def test_a_kernel_is_given_whole_sums_with_what_they_are_scaled_by_or_values(dty
         assert by is more is None
     values = torch.rand(3, 4)
     assert sums_of(Rows(values)) == (values, None, None)
+
+
+@pytest.mark.parametrize("with_a_weight", [True, False])
+def test_a_kernel_is_given_a_product_with_a_weight_as_it_is_and_sums_of_any_other(with_a_weight):
+    class Product:
+        shape, device = torch.Size([3, 4]), torch.device("cpu")
+
+        def sums(self):
+            return torch.arange(12, dtype=torch.int32).reshape(3, 4)
+
+    product = Product()
+    if with_a_weight:
+        product.weight = torch.rand(4, 4)
+    scale, bias = torch.rand(4), torch.rand(4)
+    given, by, more = sums_of(Rows(integers=product, scale=scale, bias=bias, dtype=torch.float32))
+    assert by is scale
+    assert more is bias
+    assert given is product if with_a_weight else torch.equal(given, product.sums())

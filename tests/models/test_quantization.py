@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from spikezip_hf.models.quantization import MIN_SCALE, LSQFunction, LSQQuantizer, WeightQuantizer, level_bounds
+from spikezip_hf.models.remembering import parameters_remembered
 
 
 def make(levels=16, signed=True, features=3, per_channel=False, scale=0.25):
@@ -325,3 +326,26 @@ def test_a_node_hands_itself_and_its_current_to_whatever_an_engine_does():
     node, weights, x = make(), WeightQuantizer(8, torch.Size([2, 3])), torch.randn(2, 3)
     for quantizer in (node, weights):
         assert quantizer(x, lambda *given: given) == (quantizer, x)
+
+
+def test_float64_values_of_a_scale_in_float32_are_not_rounded():
+    node, levels = make(256, scale=0.1), torch.arange(-128, 128)
+    values = levels.double() * node.scale.detach().double()
+    assert torch.equal(node.dequantize(levels, torch.float64), values)
+    assert torch.equal(node(values), values)
+    assert node.threshold(torch.float64).dtype == torch.float64
+
+
+def test_a_simulation_remembers_a_threshold_of_each_node_in_each_type():
+    node, other = make(scale=0.25), make(scale=0.5)
+    with parameters_remembered():
+        for dtype in (torch.float32, torch.float64):
+            for one, scale in ((node, 0.25), (other, 0.5)):
+                assert one.threshold(dtype).dtype == dtype
+                assert one.threshold(dtype).item() == scale
+                assert one.threshold(dtype) is one.threshold(dtype)
+
+
+def test_a_scale_moves_to_another_device_and_stays_in_float32():
+    scale = make().to("meta", torch.float16).scale
+    assert (scale.device.type, scale.dtype) == ("meta", torch.float32)
