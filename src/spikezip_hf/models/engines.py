@@ -186,7 +186,7 @@ class SpikingEngine(QuantEngine):
         self.samples: torch.Tensor | None = None
         self.tracers: dict[str, torch.Tensor] = {}
         self.spike_counts: torch.Tensor | int = 0
-        self.last_activity = torch.full((batch_size,), input_steps, dtype=torch.int64, device=device)
+        self.last_activity = torch.full((batch_size,), input_steps, device=device)
         self.settled = torch.zeros(batch_size, dtype=torch.bool, device=device)
         self.firing: dict[str, tuple] = {}
 
@@ -398,10 +398,10 @@ class EventEngine(SpikingEngine):
         """Spikes, s times their sign and size, of the neurons of `node` in this step (paper Eq. 1)."""
         threshold = node.threshold(current.dtype)
         if node.name not in self.membranes:  # V_0 = V_thr / 2, S_0 = 0
-            self.membranes[node.name] = torch.zeros_like(current, dtype=threshold.dtype) + threshold / 2
-            self.tracers[node.name] = torch.zeros_like(current, dtype=node.level_dtype)
+            self.membranes[node.name] = torch.zeros_like(current) + threshold / 2
+            self.tracers[node.name] = torch.zeros_like(current)
         membrane = self.membranes[node.name] + current
-        tracer = self.tracers[node.name].to(membrane.dtype)
+        tracer = self.tracers[node.name]
 
         k = 0 if self.closed_steps(node) else self.graded(node)
         pending = pending_spikes(membrane, tracer, threshold, node.min_level, node.max_level)
@@ -411,7 +411,7 @@ class EventEngine(SpikingEngine):
 
         self.membranes[node.name] = membrane - threshold * spikes
         self.tracers[node.name] = (tracer + spikes).to(node.level_dtype)
-        counts = spikes.flatten(1).abs().sum(-1, dtype=torch.int64)[None]
+        counts = spikes.flatten(1).abs().sum(1, dtype=torch.int64)[None]
         at_target = (spikes == pending).flatten(1).all(1)
         self.firing[node.name] = counts, at_target, current.isnan().any()
         return node.dequantize(spikes, current.dtype)

@@ -105,7 +105,7 @@ def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows) -> torch.Tensor:
     # One step of neurons that may fire as often as it takes.
     one_step = rows.retimed(Timeline.constant(1, rows.shape[0]))
     rest = torch.zeros(rows.shape, dtype=node.level_dtype, device=rows.device)
-    fired = fire(node, one_step, rest, max_spikes=node.levels - 1)
+    fired = fire(node, one_step, rest, max_spikes=node.levels)
     if bool(fired.undefined):
         raise undefined_current(node.name)
     return fired.levels
@@ -142,7 +142,7 @@ def fire_reference(
         target, values = target.masked_fill(padding, 0), values.masked_fill(padding, 0.0)
     undefined = values.max().isnan()  # the largest is NaN if any is: one pass, and no tensor of bool
     levels = track(target, tracer, max_spikes, closed_steps, coarse_steps)
-    counts = levels.diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1, dtype=torch.int64)
+    counts = levels.diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1)  # int64, as any sum of integers
     # On a GPU to look which rows have changed would wait for the device, at every node: there all are kept.
     on_cpu = levels.device.type == "cpu"
     changed = counts > 0 if on_cpu else torch.ones(counts.shape, dtype=torch.bool, device="cpu")
@@ -193,7 +193,7 @@ def pending_spikes(
 
     Args:
         membrane: (B, ...) potential V_{t-1} + V_in_t.
-        tracer: (B, ...) levels S_{t-1}, whole numbers in the membrane's type.
+        tracer: (B, ...) levels S_{t-1}, whole numbers of any type.
         threshold: V_thr = s, (1,) or (features,).
     """
     return (tracer + torch.floor(membrane / threshold)).clamp(min_level, max_level) - tracer
