@@ -32,7 +32,7 @@ coverage: $(VENV)/installed  ## Run the tests and print which lines and branches
 compatibility: $(VENV)/installed  ## Run the tests with the oldest and the newest versions of what is required (12 GB)
 	$(BIN)/nox
 
-mutate: $(VENV)/installed  ## Break the source in a thousand places and see that the tests notice (half an hour)
+mutate: $(VENV)/installed  ## Break the source in a thousand places and see that the tests notice (10 minutes)
 	$(BIN)/nox --session mutate
 
 judge: $(VENV)/installed  ## Run transformers' own tests of models over ours, and SpikingJelly beside ours (5 minutes)
