@@ -284,6 +284,26 @@ def test_what_no_kernel_takes_is_done_without(kind, levels, compiled, monkeypatc
     assert torch.equal(fire(node, current, rest, max_spikes=levels).levels, expected.to(node.level_dtype))
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("levels", "more"), [(16, 128), (16, 256), (16, 1 << 40), (128, 128), (128, 255), (256, 32768)]
+)
+def test_as_many_spikes_as_it_takes(levels, more, compiled, monkeypatch):
+    """Beyond what levels are apart, a neuron does not care how often it may fire, though k is of their type."""
+    node = make_node(levels, True, 1.0).float()
+    current = Rows(
+        torch.randint(-levels, levels, (4, 70)).float(), timeline=Timeline(torch.ones(2, 2, dtype=torch.bool))
+    )
+    tracer = torch.randint(node.min_level, node.max_level + 1, (2, 70)).to(node.level_dtype)
+    if not compiled:
+        monkeypatch.setattr(kernels, "native", None)
+    fired = fire(node, current, tracer.clone(), max_spikes=more)
+    assert torch.equal(
+        fired.levels[fired.timeline.index].flatten(0, 1), node.quantize(current.values).to(tracer.dtype)
+    )
+    assert bool(fired.at_target.all())
+
+
 def test_on_a_gpu_all_rows_are_kept():
     """To look which have changed would wait for it. "meta" is no CPU either, and can be had anywhere."""
     node = make_node(16, True, 0.25).float().to("meta")

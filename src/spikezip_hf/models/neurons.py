@@ -61,9 +61,10 @@ def fire(
         tracer: (B, ...) levels before the chunk; its memory is used up.
         tokens: (B, N) bool: where there is none, at a position of padding, neurons get no current. Positions are the
             last dimension but one.
-        max_spikes, closed_steps, coarse_steps: as in `track`.
+        max_spikes, closed_steps, coarse_steps: as in `track`; the first of any size.
     """
     assert current.timeline is not None
+    max_spikes = min(max_spikes, node.levels - 1)  # no two levels are further apart, and it is held in their type
     threshold, index = node.threshold(torch.float32), current.timeline.index
     given = sums_of(current)
     kernels = compiled(*given, threshold, tracer, tokens, neurons=True)
