@@ -65,10 +65,9 @@ class GuardedTrainer(Trainer):
 
     def check_data(self, datasets: dict[str, Any]) -> None:
         """Look at data sets before any work; see `training.data_checks`."""
-        seen = [
-            check_data(dataset, name, without_adapters(self.model), self.args.remove_unused_columns)
-            for name, dataset in datasets.items()
-        ]
+        model, dropping = without_adapters(self.model), self.args.remove_unused_columns
+        own_collator = not getattr(self.data_collator, "__module__", "").startswith("transformers.")
+        seen = [check_data(dataset, name, model, dropping, own_collator) for name, dataset in datasets.items()]
         self.labels_seen = all(seen)
 
     def eval_datasets(self, chosen: Any) -> dict[str, Any]:
