@@ -187,19 +187,19 @@ class GuardedTrainer(Trainer):
         """Whether no process has all of the model."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
-    def _save_checkpoint(self, *args, **kwargs):
+    def _save_checkpoint(self, model, trial):
         """Trainer's, which leaves no half of one after an error or Ctrl-C.
 
         Nor, after a kill, a mixture with one of that step that is there already, cut off or of an earlier training:
         the file that marks a whole one goes first.
         """
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self._get_output_dir(trial))) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.is_dir():
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             for left_over in folder.glob("_partial-*"):  # weights that were not moved in when the training was killed
                 shutil.rmtree(left_over, ignore_errors=True)
         try:
-            super()._save_checkpoint(*args, **kwargs)
+            super()._save_checkpoint(model, trial)
         except BaseException:  # Ctrl-C, too
             if self.args.should_save and not (folder / TRAINER_STATE_NAME).is_file():
                 shutil.rmtree(folder, ignore_errors=True)

@@ -17,7 +17,7 @@ from spikezip_hf.models.checkpoint_files import check_seal
 logger = logging.get_logger(__name__)
 
 NAME = re.compile(r"checkpoint-(\d+)")
-WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -62,15 +62,15 @@ def check_whole(checkpoint: str | Path, sharded: bool = False, weights_alone: bo
     if not sharded and not weights_alone:
         # Without them Trainer would begin with new ones, and say no word.
         for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
-            present(checkpoint / name)
+            present(checkpoint / name, "A checkpoint of save_only_model=True needs that again, and begins new ones.")
     for path in sorted([*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]):
         check_torch_file(path)
 
 
-def present(path: Path) -> Path:
+def present(path: Path, remedy: str = "") -> Path:
     """The file, which has to be there."""
     if not path.is_file():
-        raise BrokenCheckpoint(f"{path} is missing.")
+        raise BrokenCheckpoint(f"{path} is missing. {remedy}".strip())
     return path
 
 
@@ -86,10 +86,11 @@ def check_state(path: Path) -> None:
 
 def weights_of(checkpoint: Path, sharded: bool) -> list[Path]:
     """Files of weights that a checkpoint should have; of one in shards those that it has."""
-    paths = [checkpoint / name for name in WEIGHTS if (checkpoint / name).is_file()]
+    # An adapter with a name of its own is in a folder of that name.
+    paths = sorted(path for name in (WEIGHTS, ADAPTER, f"*/{ADAPTER}") for path in checkpoint.glob(name))
     index = checkpoint / INDEX
     if paths or not index.is_file():
-        return paths or ([] if sharded else [checkpoint / WEIGHTS[0]])
+        return paths or ([] if sharded else [checkpoint / WEIGHTS])
     try:
         return [checkpoint / name for name in sorted({*json.loads(index.read_text())["weight_map"].values()})]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
