@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers.utils import logging
 
 from spikezip_hf import DistillationTrainer, DistillationTrainingArguments, QATTrainer, QATTrainingArguments
@@ -165,16 +165,22 @@ def test_the_tenth_comes_after_the_ninth(folder):
 
 @pytest.mark.parametrize("kind", ["qat"], indirect=True)
 def test_weights_in_several_files(folder):
-    """An index names them; each has to be there, and whole."""
+    """An index names them; each has to be there, whole, and the one that was written with it."""
     newest = folder / f"checkpoint-{STEPS}"
     (newest / "model.safetensors").unlink()
-    (newest / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
-    with pytest.raises(OSError, match=r"model-1\.safetensors is missing"):
-        check_whole(newest)
-    save_file({"a": torch.zeros(3)}, newest / "model-1.safetensors")
+    make_qann().save_pretrained(newest, max_shard_size="30KB")
+    first, second, *_ = sorted(newest.glob("model-*.safetensors"))
     check_whole(newest)
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(OSError, match=f"{first.name} is a shard of another checkpoint"):
+        check_whole(newest)
+    first.unlink()
+    with pytest.raises(OSError, match=f"{first.name} is missing"):
+        check_whole(newest)
+    first.write_bytes(data)
     (newest / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(OSError, match=r"index\.json cannot be read"):
+    with pytest.raises(OSError, match=r"index\.json is no index of shards that can be read"):
         check_whole(newest)
 
 

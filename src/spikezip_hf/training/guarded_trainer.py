@@ -210,8 +210,8 @@ class GuardedTrainer(Trainer):
         self.load_renamed(resume_from_checkpoint, self.model if model is None else model)
 
     def _load_best_model(self):
-        for path in weights_of(Path(str(self.state.best_model_checkpoint)), sharded=True):
-            check_seal(path)
+        for path, digest in weights_of(Path(str(self.state.best_model_checkpoint)), sharded=True):
+            check_seal(path, digest)
         super()._load_best_model()
         self.load_renamed(self.state.best_model_checkpoint, self.model)
 
