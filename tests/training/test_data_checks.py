@@ -149,6 +149,16 @@ def test_samples_made_later_are_looked_at_in_their_batch(tmp_path, label):
         trainer.evaluate()
 
 
+def test_data_to_predict_are_other_data(tmp_path):
+    """They may have no labels; where they have, those of the training say nothing of them."""
+    trainer = trainer_of(tmp_path, as_list(labels_with(4)))
+    trainer.train()
+    with pytest.raises(ValueError, match="labels of the batch, row 7: the label 5 is not one of 0 to 4"):
+        trainer.predict(as_list(labels_with(5)))
+    images = [{"pixel_values": image["pixel_values"]} for image in as_list(labels_with(5))]
+    assert trainer.predict(images).predictions.shape == (ROWS, CLASSES)
+
+
 @pytest.mark.parametrize("form", [as_list, as_dataset], ids=["list", "dataset"])
 def test_one_class_is_a_warning(tmp_path, caplog, form):
     logger = logging.get_logger("spikezip_hf")

@@ -116,7 +116,12 @@ class GuardedTrainer(Trainer):
             return super().evaluate(eval_dataset, *args, **kwargs)
 
     def predict(self, *args, **kwargs):
-        """Trainer.predict."""
+        """Trainer.predict.
+
+        Raises:
+            ValueError: a batch has a label that is none for this model.
+        """
+        self.labels_seen = False  # of other data; these may have none
         with memory_advice(self.evaluation_advice()):
             return super().predict(*args, **kwargs)
 
