@@ -144,6 +144,11 @@ def test_scripts_hide_no_other_runtime_error():
         main(run)
 
 
+@pytest.mark.parametrize("words", ["MPS backend out of memory (MPS allocated: 1 GB)", "CUDA error: out of memory"])
+def test_memory_of_an_accelerator_without_a_class_of_its_own(words):
+    assert is_out_of_memory(RuntimeError(words))
+
+
 @pytest.mark.parametrize("error", [RuntimeError("shapes"), ValueError("can't allocate memory"), KeyError("x")])
 def test_what_is_not_memory(error):
     assert not is_out_of_memory(error)

@@ -15,13 +15,13 @@ def one_line(error: BaseException) -> str:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error is that of memory used up: Python's, of an accelerator, or of torch's allocator on a CPU.
 
-    The last has no class of its own.
+    That of a CPU, of Apple's chips and of CUDA outside torch's allocator have no class of their own.
     """
     if isinstance(error, MemoryError):
         return True
-    of_cpu = ("can't allocate memory", "not enough memory")
+    told = ("out of memory", "can't allocate memory", "not enough memory")
     return isinstance(error, RuntimeError) and (
-        type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in of_cpu)
+        type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in told)
     )
 
 

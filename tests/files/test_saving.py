@@ -120,6 +120,22 @@ def test_two_that_write_one_record(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_folder_that_cannot_be_opened_is_loaded_from(folder, model, monkeypatch):
+    """Its files can be read by their names, and so they could before there was a lock on it."""
+    opened, refused = os.open, []
+
+    def refuse(path, *args, **kwargs):
+        if Path(path) == folder:
+            refused.append(path)
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "open", refuse)
+    loaded = type(model).from_pretrained(folder)
+    assert refused or sys.platform == "win32"
+    assert torch.equal(answers(loaded), answers(model))
+
+
 def check_left(tmp_path):
     """One of the two, whole, and nothing beside it."""
     home = tmp_path / "model"

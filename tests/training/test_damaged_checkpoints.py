@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers.utils import logging
 
 from spikezip_hf import DistillationTrainer, DistillationTrainingArguments, QATTrainer, QATTrainingArguments
@@ -164,16 +165,22 @@ def test_the_tenth_comes_after_the_ninth(folder):
 
 @pytest.mark.parametrize("kind", ["qat"], indirect=True)
 def test_weights_in_several_files(folder):
-    """An index names them; each has to be there, and whole."""
+    """An index names them; each has to be there, whole, and the one that was written with it."""
     newest = folder / f"checkpoint-{STEPS}"
     (newest / "model.safetensors").unlink()
-    (newest / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-1.safetensors"}}')
-    with pytest.raises(OSError, match=r"model-1\.safetensors is missing"):
-        check_whole(newest)
-    save_file({"a": torch.zeros(3)}, newest / "model-1.safetensors")
+    make_qann().save_pretrained(newest, max_shard_size="30KB")
+    first, second, *_ = sorted(newest.glob("model-*.safetensors"))
     check_whole(newest)
+    data = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(OSError, match=f"{first.name} is a shard of another checkpoint"):
+        check_whole(newest)
+    first.unlink()
+    with pytest.raises(OSError, match=f"{first.name} is missing"):
+        check_whole(newest)
+    first.write_bytes(data)
     (newest / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(OSError, match=r"index\.json cannot be read"):
+    with pytest.raises(OSError, match=r"index\.json is no index of shards that can be read"):
         check_whole(newest)
 
 
@@ -183,6 +190,40 @@ def test_weights_alone_where_they_are_asked_for(folder, kind):
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
         (newest / name).unlink()
     make_trainer(folder, kind, save_only_model=True).train(resume_from_checkpoint=str(newest))
+    with pytest.raises(OSError, match=r"optimizer\.pt is missing\. A checkpoint of save_only_model=True needs that"):
+        make_trainer(folder, kind).train(resume_from_checkpoint=str(newest))
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")  # PEFT's
+def test_an_adapter_with_a_name_of_its_own(tmp_path, said):
+    """PEFT keeps it in a folder of that name."""
+
+    def trainer(steps):
+        adapted = get_peft_model(make_qann(), LoraConfig(target_modules=["q_proj", "v_proj"]), adapter_name="mine")
+        args = make_args(tmp_path, max_steps=steps, save_strategy="steps", save_steps=1)
+        return QATTrainer(adapted, args, train_dataset=make_data(adapted.config))
+
+    trainer(2).train()
+    assert trainer(3).train(resume_from_checkpoint=True).global_step == 3
+    cut_off(tmp_path / "checkpoint-3" / "mine" / "adapter_model.safetensors")
+    assert newest_whole(tmp_path) == str(tmp_path / "checkpoint-2")
+    assert "adapter_model.safetensors is cut off" in said()
+
+
+@pytest.mark.parametrize("kind", ["distillation"], indirect=True)
+def test_a_trial_of_a_search_leaves_other_checkpoints_alone(folder, kind):
+    """It has a folder of its own, where its half of a checkpoint is removed."""
+    trainer = make_trainer(folder, kind)
+    trainer._get_output_dir = lambda trial: str(folder / "run-7")  # what Trainer gives in a hyperparameter search
+
+    def cut_off(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    trainer._save_optimizer_and_scheduler = cut_off
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert not (folder / "run-7" / "checkpoint-1").exists()
+    check_whole(folder / "checkpoint-1")
 
 
 @pytest.mark.parametrize("kind", ["qat"], indirect=True)

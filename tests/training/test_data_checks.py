@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Value
 from transformers.utils import logging
 
 from spikezip_hf import DistillationTrainer, DistillationTrainingArguments, QATTrainer, QuantViTForImageClassification
@@ -149,6 +149,16 @@ def test_samples_made_later_are_looked_at_in_their_batch(tmp_path, label):
         trainer.evaluate()
 
 
+def test_data_to_predict_are_other_data(tmp_path):
+    """They may have no labels; where they have, those of the training say nothing of them."""
+    trainer = trainer_of(tmp_path, as_list(labels_with(4)))
+    trainer.train()
+    with pytest.raises(ValueError, match="labels of the batch, row 7: the label 5 is not one of 0 to 4"):
+        trainer.predict(as_list(labels_with(5)))
+    images = [{"pixel_values": image["pixel_values"]} for image in as_list(labels_with(5))]
+    assert trainer.predict(images).predictions.shape == (ROWS, CLASSES)
+
+
 @pytest.mark.parametrize("form", [as_list, as_dataset], ids=["list", "dataset"])
 def test_one_class_is_a_warning(tmp_path, caplog, form):
     logger = logging.get_logger("spikezip_hf")
@@ -175,11 +185,41 @@ def test_labels_of_tokens(tmp_path):
         DistillationTrainer(ann, args, train_dataset=data).train()
 
 
-def test_column_made_by_a_transform(tmp_path):
-    """As recipes do for images: what it gives is not known before."""
-    data = Dataset.from_dict({"label": labels_with(5)}, features=Features({"label": Value("int64")}))
-    images = make_images(make_ann().config, 1)
-    shown = data.with_transform(lambda batch: {**batch, "pixel_values": [images[0] for _ in batch["label"]]})
-    with pytest.raises(ValueError, match="train_dataset, column 'label', sample 7: the label 5"):
-        trainer_of(tmp_path, shown, remove_unused_columns=False).train()
-    trainer_of(tmp_path, shown.select(range(7)), remove_unused_columns=False).train()
+def collate_names(samples):
+    """What no collator of transformers does: numbers of names, from a column that the model does not take."""
+    images = torch.stack([torch.as_tensor(sample["pixel_values"]) for sample in samples])
+    return {"pixel_values": images, "labels": torch.tensor([int(sample["klass"][1:]) for sample in samples])}
+
+
+@pytest.mark.parametrize("as_rows", [False, True], ids=["dataset", "list"])
+def test_labels_made_by_a_collator(tmp_path, as_rows):
+    """From any column, of any kind: they are looked at in their batch."""
+
+    def trainer(bad):
+        names = [f"c{label}" for label in labels_with(bad)]
+        data = as_dataset([0] * ROWS).remove_columns("labels").add_column("klass", names)
+        args = make_args(tmp_path, DistillationTrainingArguments, max_steps=2, remove_unused_columns=False)
+        data = list(data) if as_rows else data
+        return DistillationTrainer(make_ann(), args, train_dataset=data, data_collator=collate_names)
+
+    assert trainer(4).train().global_step == 2
+    with pytest.raises(ValueError, match=r"labels of the batch, row \d: the label 5 is not one of 0 to 4"):
+        trainer(5).train()
+
+
+@pytest.mark.parametrize("column", ["label", "klass"])
+def test_labels_made_by_a_transform(tmp_path, column):
+    """As recipes make images: what it gives is not known before, even of a column of that name."""
+
+    def trainer(bad):
+        shown = Dataset.from_dict({column: [f"c{label}" for label in labels_with(bad)]}).with_transform(
+            lambda batch: {
+                "pixel_values": make_images(make_ann().config, len(batch[column])),
+                "labels": [int(name[1:]) for name in batch[column]],
+            }
+        )
+        return trainer_of(tmp_path, shown, remove_unused_columns=False)
+
+    assert trainer(4).train().global_step == 3
+    with pytest.raises(ValueError, match=r"labels of the batch, row \d: the label 5 is not one of 0 to 4"):
+        trainer(5).train()

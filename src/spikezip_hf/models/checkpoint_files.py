@@ -177,16 +177,16 @@ def locked(folder: str | os.PathLike, shared: bool = False) -> Iterator[None]:
     Two that save at once would leave the config of one beside the weights of the other. The lock is on the folder
     itself and leaves no file; where there is no such lock (Windows, some network disks), nothing is waited for.
     """
-    if fcntl is None or not os.path.isdir(folder):
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = None
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        with suppress(OSError):  # a folder may be such that its files can be read, and itself not
+            if fcntl is not None and os.path.isdir(folder):
+                descriptor = os.open(folder, os.O_RDONLY)
+                fcntl.flock(descriptor, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         yield
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def move_in(aside: Path, target: Path) -> None:

@@ -17,14 +17,18 @@ LABELS = ("labels", "label", "label_ids")  # transformers' collators make "label
 NO_LABEL = -100
 
 
-def check_data(dataset: Any, name: str, model: torch.nn.Module, only_known_columns: bool) -> bool:
+def check_data(
+    dataset: Any, name: str, model: torch.nn.Module, only_known_columns: bool, own_collator: bool = False
+) -> bool:
     """Look at a data set; whether its labels were all seen.
 
-    Those of a stream or of a data set that makes samples as they are asked for are not: their batches are looked at.
+    Not seen are those of a stream, those that are made as samples are asked for (by a torch data set, or datasets'
+    with_transform), and those that a data collator makes: their batches are looked at.
 
     Args:
         name: of the data set, for errors: "train_dataset".
         only_known_columns: columns that the model does not take are dropped (`remove_unused_columns`).
+        own_collator: the data collator is none of transformers', and may make labels of any column.
 
     Raises:
         ValueError: it is empty, lacks a column, or has a label that is none for this model.
@@ -32,20 +36,19 @@ def check_data(dataset: Any, name: str, model: torch.nn.Module, only_known_colum
     if hasattr(dataset, "__len__") and not len(dataset):
         raise ValueError(f"{name} is empty.")
     columns = columns_of(dataset)
-    if columns is None:
+    if columns is None or getattr(dataset, "format", {}).get("type") == "custom":  # of datasets' with_transform
         return False
-    label = next((column for column in LABELS if column in columns), None)
-    made_later = getattr(dataset, "format", {}).get("type") == "custom"  # of datasets' with_transform
-    if label is None:
-        if made_later:
-            return False
-        raise ValueError(f"{name} has no column 'labels', only {columns}: rename_column(..., 'labels') gives it one.")
     main = getattr(model, "main_input_name", None)
-    if only_known_columns and not made_later and main is not None and not {main, "inputs_embeds"} & {*columns}:
+    if only_known_columns and main is not None and not {main, "inputs_embeds"} & {*columns}:
         raise ValueError(
             f"{name} has no column {main!r}, which {type(model).__name__} takes, only {columns}: map the data to it "
             "(by a tokenizer or image processor), or set remove_unused_columns=False if the data collator makes it."
         )
+    if own_collator:
+        return False
+    label = next((column for column in LABELS if column in columns), None)
+    if label is None:
+        raise ValueError(f"{name} has no column 'labels', only {columns}: rename_column(..., 'labels') gives it one.")
     if isinstance(dataset, list | tuple):
         values: Sequence[Any] = [sample.get(label) for sample in dataset]
         distinct = {(one, is_several(value)) for value in values for one in flat(value)}

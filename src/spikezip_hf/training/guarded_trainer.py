@@ -65,10 +65,9 @@ class GuardedTrainer(Trainer):
 
     def check_data(self, datasets: dict[str, Any]) -> None:
         """Look at data sets before any work; see `training.data_checks`."""
-        seen = [
-            check_data(dataset, name, without_adapters(self.model), self.args.remove_unused_columns)
-            for name, dataset in datasets.items()
-        ]
+        model, dropping = without_adapters(self.model), self.args.remove_unused_columns
+        own_collator = not getattr(self.data_collator, "__module__", "").startswith("transformers.")
+        seen = [check_data(dataset, name, model, dropping, own_collator) for name, dataset in datasets.items()]
         self.labels_seen = all(seen)
 
     def eval_datasets(self, chosen: Any) -> dict[str, Any]:
@@ -117,7 +116,12 @@ class GuardedTrainer(Trainer):
             return super().evaluate(eval_dataset, *args, **kwargs)
 
     def predict(self, *args, **kwargs):
-        """Trainer.predict."""
+        """Trainer.predict.
+
+        Raises:
+            ValueError: a batch has a label that is none for this model.
+        """
+        self.labels_seen = False  # of other data; these may have none
         with memory_advice(self.evaluation_advice()):
             return super().predict(*args, **kwargs)
 
@@ -188,19 +192,19 @@ class GuardedTrainer(Trainer):
         """Whether no process has all of the model."""
         return self.is_fsdp_enabled or self.is_deepspeed_enabled
 
-    def _save_checkpoint(self, *args, **kwargs):
+    def _save_checkpoint(self, model, trial):
         """Trainer's, which leaves no half of one after an error or Ctrl-C.
 
         Nor, after a kill, a mixture with one of that step that is there already, cut off or of an earlier training:
         the file that marks a whole one goes first.
         """
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        folder = Path(str(self._get_output_dir(trial))) / f"checkpoint-{self.state.global_step}"
         if self.args.should_save and folder.is_dir():
             (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             for left_over in folder.glob("_partial-*"):  # weights that were not moved in when the training was killed
                 shutil.rmtree(left_over, ignore_errors=True)
         try:
-            super()._save_checkpoint(*args, **kwargs)
+            super()._save_checkpoint(model, trial)
         except BaseException:  # Ctrl-C, too
             if self.args.should_save and not (folder / TRAINER_STATE_NAME).is_file():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -211,8 +215,8 @@ class GuardedTrainer(Trainer):
         self.load_renamed(resume_from_checkpoint, self.model if model is None else model)
 
     def _load_best_model(self):
-        for path in weights_of(Path(str(self.state.best_model_checkpoint)), sharded=True):
-            check_seal(path)
+        for path, digest in weights_of(Path(str(self.state.best_model_checkpoint)), sharded=True):
+            check_seal(path, digest)
         super()._load_best_model()
         self.load_renamed(self.state.best_model_checkpoint, self.model)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import logging
 
-from spikezip_hf.models.checkpoint_files import check_seal
+from spikezip_hf.models.checkpoint_files import check_seal, read_index
 
 logger = logging.get_logger(__name__)
 
 NAME = re.compile(r"checkpoint-(\d+)")
-WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+WEIGHTS, ADAPTER = "model.safetensors", "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -57,20 +57,20 @@ def check_whole(checkpoint: str | Path, sharded: bool = False, weights_alone: bo
     """
     checkpoint = Path(checkpoint)
     check_state(checkpoint / TRAINER_STATE_NAME)
-    for path in weights_of(checkpoint, sharded):
-        check_seal(present(path))
+    for path, digest in weights_of(checkpoint, sharded):
+        check_seal(present(path), digest)
     if not sharded and not weights_alone:
         # Without them Trainer would begin with new ones, and say no word.
         for name in (OPTIMIZER_NAME, SCHEDULER_NAME):
-            present(checkpoint / name)
+            present(checkpoint / name, "A checkpoint of save_only_model=True needs that again, and begins new ones.")
     for path in sorted([*checkpoint.glob("*.pt"), *checkpoint.glob("*.pth")]):
         check_torch_file(path)
 
 
-def present(path: Path) -> Path:
+def present(path: Path, remedy: str = "") -> Path:
     """The file, which has to be there."""
     if not path.is_file():
-        raise BrokenCheckpoint(f"{path} is missing.")
+        raise BrokenCheckpoint(f"{path} is missing. {remedy}".strip())
     return path
 
 
@@ -84,16 +84,19 @@ def check_state(path: Path) -> None:
         raise BrokenCheckpoint(f"{path} does not say the step, but {step!r}.")
 
 
-def weights_of(checkpoint: Path, sharded: bool) -> list[Path]:
-    """Files of weights that a checkpoint should have; of one in shards those that it has."""
-    paths = [checkpoint / name for name in WEIGHTS if (checkpoint / name).is_file()]
+def weights_of(checkpoint: Path, sharded: bool) -> list[tuple[Path, str | None]]:
+    """Files of weights that a checkpoint should have, of one in shards those that it has; and digests in its index.
+
+    Raises:
+        DamagedFile: the index cannot be read, or names a file that is not beside it.
+    """
+    # An adapter with a name of its own is in a folder of that name.
+    paths = sorted(path for name in (WEIGHTS, ADAPTER, f"*/{ADAPTER}") for path in checkpoint.glob(name))
     index = checkpoint / INDEX
     if paths or not index.is_file():
-        return paths or ([] if sharded else [checkpoint / WEIGHTS[0]])
-    try:
-        return [checkpoint / name for name in sorted({*json.loads(index.read_text())["weight_map"].values()})]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BrokenCheckpoint(f"{index} cannot be read as a list of weights.") from error
+        return [(path, None) for path in paths or ([] if sharded else [checkpoint / WEIGHTS])]
+    names, digests = read_index(index)
+    return [(checkpoint / name, digests.get(name)) for name in names]
 
 
 def check_torch_file(path: Path) -> None:
