@@ -71,6 +71,7 @@ def test_figures_are_those_of_evaluate(work):  # noqa: F811
         assert found[name] == measured[name]
 
 
+@pytest.mark.slow
 def test_a_quantized_network_is_looked_at_as_its_twin(work):  # noqa: F811
     for kind in ("qann", "snn"):
         flags = ("--output", kind, "--limit", 3, "--time-steps", 300, "--energy-samples", 1)
@@ -80,6 +81,7 @@ def test_a_quantized_network_is_looked_at_as_its_twin(work):  # noqa: F811
         assert qann[name] == snn[name]
 
 
+@pytest.mark.slow
 def test_costs_and_trainings(work, monkeypatch):  # noqa: F811
     monkeypatch.setattr(recipe, "simulation_costs", partial(simulation_costs, time_steps=(2, 4), repeats=1))
     Path("training.json").write_text('{"seconds": 7200, "hardware": "a GPU", "resumed": false}')

@@ -47,7 +47,7 @@ def sample(model, batch: int, length: int):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", ["swin", DEIT])
+@pytest.mark.parametrize("network", [pytest.param("swin", marks=pytest.mark.slow), DEIT])
 def test_the_quantized_network(written, network):
     qann, file, told = written(network, "quantized")
     run = onnx_files.Session(onnxruntime, file)

@@ -152,6 +152,7 @@ def wait_for(processes, paths):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_another_process_saves_to_the_same_folder(tmp_path):
     """What is loaded in between is one of the two, and both come to be there."""
     home = tmp_path / "model"

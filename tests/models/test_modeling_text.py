@@ -270,6 +270,7 @@ class TestTraining:
             )
             assert torch.allclose(traced(*(padded[key] for key in order)), qann(**padded).logits, atol=1e-5)
 
+    @pytest.mark.slow
     def test_compiles_as_one_graph(self, architecture):
         """Without its checks, which need values; what they look for is in order here."""
         qann = make_text_qann(architecture).eval()

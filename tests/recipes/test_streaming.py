@@ -66,6 +66,7 @@ def test_a_stream(folder, tmp_path):
     assert (tmp_path / "qann" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_the_spiking_network_cannot_be_tried_on_a_stream(folder, tmp_path):
     data = DataArguments(data_dir=str(folder), streaming=True)
     network = NetworkArguments(architecture="vit", network=TINY)
