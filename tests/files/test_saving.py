@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,14 +24,20 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments) -> subprocess.Popen:
+    """Its errors and progress go to a file: a pipe that nobody empties stops it, with the lock in hand."""
     command = [sys.executable, "-m", "tests.files.writers", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`printed` closes it)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True)
+    process.said = said
+    return process
 
 
 def printed(process: subprocess.Popen):
     """What it said in its last line."""
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err[-3000:]
+    out, _ = process.communicate(timeout=120)
+    with process.said as said:
+        said.seek(0)
+        assert process.returncode == 0, said.read()[-3000:]
     return json.loads(out.splitlines()[-1])
 
 
