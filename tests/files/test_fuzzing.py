@@ -119,59 +119,39 @@ def check_values(networks, originals, kind, data):
         assert bool(logits.isfinite().all())
 
 
-@FEW
-@given(KINDS, CHANGES)
-@example("Spike", {"time_steps": (False, 2**63)})
-@example("Spike", {"chunk_steps": (False, 10**30)})
-@example("Spike", {"max_spikes_per_step": (False, 10**30)})
-@example("Spike", {"firing_schedule": (False, "layerwise"), "firing_window": (False, 10**30)})
-@example("Spike", {"firing_schedule": (False, "nodewise"), "firing_steps": (False, {"": 1})})
-@example("Spike", {"firing_schedule": (False, "nodewise"), "firing_steps": (False, [1])})
-@example("Spike", {"stop": (False, "confidence"), "confidence_threshold": (False, float("nan"))})
-@example("Quant", {"reduced_channels": (False, 10**12)})
-@example("Quant", {"spikezip_version": (False, None)})
-@example("Quant", {"quantization_levels": (False, 16.0)})
-@example("Quant", {"quantization_levels": (False, True)})
-def test_configs(networks, originals, kind, changes):
-    check_config(networks, originals, kind, changes)
+def fuzzed(check, *strategies, examples=()):
+    """A test of a few examples, always the same and with those that are given, and a slow one of many."""
+    few = given(*strategies)(check)
+    for one in examples:
+        few = example(*one)(few)
+    return FEW(few), pytest.mark.slow(MANY(given(*strategies)(check)))
 
 
-@pytest.mark.slow
-@MANY
-@given(KINDS, CHANGES)
-def test_many_configs(networks, originals, kind, changes):
-    check_config(networks, originals, kind, changes)
+test_configs, test_many_configs = fuzzed(
+    check_config,
+    KINDS,
+    CHANGES,
+    examples=[
+        ("Spike", {"time_steps": (False, 2**63)}),
+        ("Spike", {"chunk_steps": (False, 10**30)}),
+        ("Spike", {"max_spikes_per_step": (False, 10**30)}),
+        ("Spike", {"firing_schedule": (False, "layerwise"), "firing_window": (False, 10**30)}),
+        ("Spike", {"firing_schedule": (False, "nodewise"), "firing_steps": (False, {"": 1})}),
+        ("Spike", {"firing_schedule": (False, "nodewise"), "firing_steps": (False, [1])}),
+        ("Spike", {"stop": (False, "confidence"), "confidence_threshold": (False, float("nan"))}),
+        ("Quant", {"reduced_channels": (False, 10**12)}),
+        ("Quant", {"spikezip_version": (False, None)}),
+        ("Quant", {"quantization_levels": (False, 16.0)}),
+        ("Quant", {"quantization_levels": (False, True)}),
+    ],
+)
+test_bytes, test_many_bytes = fuzzed(check_bytes, KINDS, st.data())
+test_values, test_many_values = fuzzed(check_values, KINDS, st.data())
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"null", b"3", b'"a"', b"\xff\xfe", b"[" * 100_000])
 def test_a_config_that_is_none(networks, originals, kind, text):
     check_config_text(networks, originals, kind, text)
-
-
-@FEW
-@given(KINDS, st.data())
-def test_bytes(networks, originals, kind, data):
-    check_bytes(networks, originals, kind, data)
-
-
-@pytest.mark.slow
-@MANY
-@given(KINDS, st.data())
-def test_many_bytes(networks, originals, kind, data):
-    check_bytes(networks, originals, kind, data)
-
-
-@FEW
-@given(KINDS, st.data())
-def test_values(networks, originals, kind, data):
-    check_values(networks, originals, kind, data)
-
-
-@pytest.mark.slow
-@MANY
-@given(KINDS, st.data())
-def test_many_values(networks, originals, kind, data):
-    check_values(networks, originals, kind, data)
 
 
 SIZES = {

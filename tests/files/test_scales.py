@@ -203,6 +203,9 @@ def test_scales_of_channels_and_of_one_tensor(tmp_path, kind):
             model = spiking_twin(model)
         model.save_pretrained(tmp_path)
         edit_json(tmp_path / "config.json", scale_granularity=other)
+        with pytest.raises(ValueError, match=f"scale_granularity of the config is '{other}', and .* '{granularity}'"):
+            type(model).from_pretrained(tmp_path)
+        write_tensors(tmp_path, tensors_of(tmp_path))  # where no record tells it, shapes do
         with pytest.raises(RuntimeError, match=r"node\.scale is \[\d+\] there, and \[\d+\] of a"):
             type(model).from_pretrained(tmp_path)
 

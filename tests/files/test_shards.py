@@ -32,7 +32,7 @@ def rename(folder: Path, name: str) -> None:
     edit_json(folder / INDEX, weight_map=named)
 
 
-def refused(model, folder: Path, message: str, error=DamagedFile) -> None:
+def assert_refused(model, folder: Path, message: str, error=DamagedFile) -> None:
     with pytest.raises(error, match=message):
         type(model).from_pretrained(folder)
 
@@ -49,14 +49,14 @@ def test_shards_are_the_network(sharded, model):
 def test_a_shard_that_is_missing(sharded, model):
     path = shard(sharded)
     path.unlink()
-    refused(model, sharded, path.name, OSError)
+    assert_refused(model, sharded, path.name, OSError)
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: data[:-1], lambda data: b""])
 def test_a_shard_that_is_cut_off(sharded, model, damage):
     path = shard(sharded)
     path.write_bytes(damage(path.read_bytes()))
-    refused(model, sharded, rf"{path.name} is cut off")
+    assert_refused(model, sharded, rf"{path.name} is cut off")
 
 
 def test_a_shard_of_another_network(sharded, model, kind, tmp_path):
@@ -65,7 +65,7 @@ def test_a_shard_of_another_network(sharded, model, kind, tmp_path):
     (other if kind == "Quant" else spiking_twin(other)).save_pretrained(tmp_path / "other", **SHARDED)
     path = shard(sharded)
     shutil.copy(tmp_path / "other" / path.name, path)
-    refused(model, sharded, rf"{path.name} is a shard of another checkpoint")
+    assert_refused(model, sharded, rf"{path.name} is a shard of another checkpoint")
 
 
 def test_two_shards_of_one_network_swapped(sharded, model):
@@ -74,7 +74,7 @@ def test_two_shards_of_one_network_swapped(sharded, model):
     data = first.read_bytes()
     first.write_bytes(second.read_bytes())
     second.write_bytes(data)
-    refused(model, sharded, r"is a shard of another checkpoint")
+    assert_refused(model, sharded, r"is a shard of another checkpoint")
 
 
 def test_shards_written_anew_have_no_digest_and_load(sharded, model):
@@ -98,7 +98,7 @@ def test_an_index_that_names_files_elsewhere(sharded, model, tmp_path, where):
     (elsewhere / path.name).write_bytes(b"no safetensors")
     path.unlink()
     rename(sharded, str(elsewhere / path.name) if where == "absolute" else f"{where}/{path.name}")
-    refused(model, sharded, rf"{INDEX} names '.*{path.name}', which is no file of weights beside it")
+    assert_refused(model, sharded, rf"{INDEX} names '.*{path.name}', which is no file of weights beside it")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_an_index_that_names_files_elsewhere(sharded, model, tmp_path, where):
 )
 def test_an_index_that_names_what_is_no_shard(sharded, model, name):
     rename(sharded, name)
-    refused(model, sharded, rf"{INDEX} (names|is no index)")
+    assert_refused(model, sharded, rf"{INDEX} (names|is no index)")
 
 
 INDEXES = {
@@ -128,7 +128,7 @@ INDEXES = {
 def test_an_index_that_is_damaged(sharded, model, content):
     data = INDEXES[content]
     (sharded / INDEX).write_bytes(data if isinstance(data, bytes) else data.encode())
-    refused(model, sharded, rf"{INDEX} is no index of shards that can be read")
+    assert_refused(model, sharded, rf"{INDEX} is no index of shards that can be read")
 
 
 def test_an_index_of_tensors_that_its_shards_have_not(sharded, model):
@@ -137,14 +137,14 @@ def test_an_index_of_tensors_that_its_shards_have_not(sharded, model):
     path = sharded / index_of(sharded)["weight_map"][name]
     tensors = {key: tensor.clone() for key, tensor in load_file(path).items() if key != name}
     save_file(tensors, path, metadata={"format": "pt"})
-    refused(model, sharded, f"lacks {name}", ValueError)
+    assert_refused(model, sharded, f"lacks {name}", ValueError)
 
 
 def test_an_index_that_lacks_a_shard(sharded, model):
     gone = shard(sharded).name
     left = {tensor: name for tensor, name in index_of(sharded)["weight_map"].items() if name != gone}
     edit_json(sharded / INDEX, weight_map=left)
-    refused(model, sharded, r"lacks vit\.|holds no scales", ValueError)
+    assert_refused(model, sharded, r"lacks vit\.|holds no scales", ValueError)
 
 
 def test_a_whole_file_goes_before_shards(sharded, originals, kind, model):

@@ -1,7 +1,6 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
 """What a saved model is: sealed weights, config, code, tokenizer or image processor, and model card, in one folder."""
 
-import json
 import os
 import shutil
 import sys
@@ -12,22 +11,12 @@ from typing import Any
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import AutoImageProcessor, AutoTokenizer, PreTrainedModel
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import cached_file, logging
 
-from .checkpoint_files import (
-    METADATA,
-    NETWORK,
-    DamagedFile,
-    bind_shards,
-    check_seal,
-    locked,
-    moved_in_whole,
-    read_index,
-    seal,
-)
-from .configuration_quantization import NETWORK_FIELDS
+from .checkpoint_contents import network_fields
+from .checkpoint_files import bind_shards, check_seal, locked, moved_in_whole, read_index, seal
 
 logger = logging.get_logger(__name__)
 
@@ -162,15 +151,20 @@ class CheckpointModel(PreTrainedModel):
         try:
             loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         except (SafetensorError, RuntimeError, ValueError):
-            if source is not None:
-                check_weights(*files)  # a damaged file is the better explanation
+            for path, digest in weight_files(*files):
+                check_seal(path, digest)  # a damaged file is the better explanation
             raise
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if source is not None:
-            check_weights(*files)
+            for path, digest in weight_files(*files):
+                check_seal(path, digest)
+                model.check_file(path)
             model._home = (located(source), location)
         align(model)
         return loaded
+
+    def check_file(self, path: str) -> None:
+        """Raise ValueError if a file of weights, which is whole, is none of this network's."""
 
     def save_pretrained(
         self,
@@ -284,12 +278,16 @@ def align(model: torch.nn.Module) -> None:
             tensor.data = tensor.data.clone()
 
 
-def weight_files(source: str, variant: str | None, location: Mapping[str, Any]) -> Iterator[tuple[str, str | None]]:
+def weight_files(
+    source: str | None, variant: str | None, location: Mapping[str, Any]
+) -> Iterator[tuple[str, str | None]]:
     """Files of weights that a model was loaded from, each with the digest that an index tells of, or None.
 
     Raises:
         DamagedFile: the index cannot be read, or names a file that is not beside it.
     """
+    if source is None:
+        return
     middle = f".{variant}" if variant else ""
     location = {**location, "local_files_only": True}
     path = find_file(source, f"model{middle}.safetensors", **location)
@@ -302,29 +300,3 @@ def weight_files(source: str, variant: str | None, location: Mapping[str, Any]) 
             path = find_file(source, name, **location)
             if path is not None:
                 yield path, digests.get(name)
-
-
-def check_weights(source: str, variant: str | None, location: Mapping[str, Any]) -> None:
-    """Raise OSError if a file of weights of a checkpoint is not what was written."""
-    for path, digest in weight_files(source, variant, location):
-        check_seal(path, digest)
-
-
-def network_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """Fields of a config without which the tensors beside it are another network."""
-    return {name: getattr(config, name) for name in NETWORK_FIELDS if hasattr(config, name)}
-
-
-def check_network(path: str, header: Mapping[str, Any], config: PreTrainedConfig) -> None:
-    """Raise ValueError, naming the field, if weights were saved with another network's config than this one."""
-    try:
-        saved = dict(json.loads(header.get(METADATA, {}).get(NETWORK, "{}")))
-    except (ValueError, TypeError) as error:
-        raise DamagedFile(path, "has a header that cannot be read") from error
-    fields = json.loads(json.dumps(network_fields(config)))  # where a tuple is a list
-    for name, value in saved.items():
-        if name in fields and fields[name] != value:
-            raise ValueError(
-                f"{name} of the config is {fields[name]!r}, and {path} was saved with {value!r}: with these weights "
-                "it would be another network. Put the config.json back that was saved with them."
-            )

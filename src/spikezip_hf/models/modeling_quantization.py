@@ -10,8 +10,8 @@ import torch
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
-from .checkpoint_files import METADATA, read_header
-from .checkpoints import LOCATION, CheckpointModel, adapted, check_network, weight_files
+from .checkpoint_contents import SCALE_TYPES, check_network, check_types, lone_scales, types_in
+from .checkpoints import CheckpointModel, adapted
 from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine, SpikingEngine
 from .kernels import products_with_neurons
@@ -24,8 +24,6 @@ from .simulation import Trajectory, closed_form, confirm_levels, default_chunk_s
 logger = logging.get_logger(__name__)
 
 EXECUTIONS = ("cumulative", "event", "equilibrium")
-# What scales may be stored as, in the words of safetensors: rounded, they would be other thresholds.
-SCALE_TYPES = {torch.float32: "F32", torch.float64: "F64"}
 
 
 @contextmanager
@@ -38,29 +36,6 @@ def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
-
-
-def lone_scales(keys: list[str]) -> list[str]:
-    """Of keys, those of quantizers whose weight is not among them: a part that is there, or missing, in half."""
-    # A node stands beside the linear map that it feeds from, the quantizer of its weight within.
-    parts = {key.rsplit(".", depth)[0] for key in keys if key.endswith(".weight") for depth in (1, 2)}
-    return [key for key in keys if key.endswith((".scale", ".initialized")) and key.rsplit(".", 2)[0] not in parts]
-
-
-def check_types(source: str, types: Mapping[str, str]) -> None:
-    """Raise ValueError if a scale is stored in a type that rounds it, or what goes with it in another than bool.
-
-    Args:
-        types: of tensors by their names, as safetensors calls them.
-    """
-    for name, found in types.items():
-        if name.endswith(".scale") and found not in SCALE_TYPES.values():
-            raise ValueError(
-                f"{source}: {name} is stored as {found}, and thresholds must be float32 or wider: rounded, they are "
-                "those of another network. Save the model with save_pretrained, which keeps them."
-            )
-        if name.endswith(".initialized") and found not in ("BOOL", str(torch.bool)):
-            raise ValueError(f"{source}: {name} is stored as {found}, and must be bool. Save the model again.")
 
 
 class TwinPreTrainedModel(CheckpointModel):
@@ -206,13 +181,11 @@ class TwinPreTrainedModel(CheckpointModel):
                 module.initialized.fill_(False)  # the file says that it is set, but of another size
         model.check_loaded(source, missing, sorted(info["unexpected_keys"]))
         model.check_whole(source, sorted(info["missing_keys"]))
-        if pretrained_model_name_or_path is not None:
-            location = {key: kwargs[key] for key in LOCATION if kwargs.get(key) is not None}
-            for path, _ in weight_files(source, kwargs.get("variant"), location):
-                header, _ = read_header(path)
-                check_types(path, {name: entry["dtype"] for name, entry in header.items() if name != METADATA})
-                check_network(path, header, model.config)
         return (model, info) if want_info else model
+
+    def check_file(self, path: str) -> None:
+        check_types(path, types_in(path))
+        check_network(path, self.config)
 
     def check_loaded(self, source: str, missing_keys: list[str], unexpected_keys: list[str]) -> None:
         """Raise ValueError if what was loaded from `source` is not a usable model of this class.
