@@ -1,5 +1,6 @@
 """Memory that is used up, really: the error says which settings to lower, through trainers and commands."""
 
+import re
 import subprocess
 import sys
 
@@ -84,11 +85,12 @@ class TestTrainers:
         assert not hasattr(error.value, "__notes__")
 
 
-def test_arguments_named_exist():
+def test_arguments_named_exist(tmp_path):
     """Whoever follows the advice is not told that there is no such argument."""
-    for name in ("auto_find_batch_size", "eval_accumulation_steps", "per_device_eval_batch_size"):
-        assert name in DistillationTrainingArguments.__dataclass_fields__
-    assert hasattr(make_qann().config, "scale_granularity")
+    trainer = trainer_of("distillation", tmp_path)
+    named = re.findall(r"[a-z]+(?:_[a-z]+)+", trainer.training_advice() + trainer.evaluation_advice())
+    assert len(set(named)) > 4
+    assert set(named) <= set(DistillationTrainingArguments.__dataclass_fields__)
     assert hasattr(SpikeViTForImageClassification.from_quantized(make_qann()).config, "chunk_steps")
 
 
