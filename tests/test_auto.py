@@ -24,6 +24,7 @@ from spikezip_hf import (
     verify_equivalence,
 )
 from tests.conftest import make_ann, make_images, make_qann
+from tests.files.common import tensors_of, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,9 @@ class TestBadCheckpoints:
     def test_scales_of_another_granularity(self, saved):
         config = json.loads((saved / "config.json").read_text())
         (saved / "config.json").write_text(json.dumps({**config, "scale_granularity": "per_channel"}))
+        with pytest.raises(ValueError, match="scale_granularity of the config is 'per_channel', and .* 'per_tensor'"):
+            SpikeViTForImageClassification.from_pretrained(saved)
+        write_tensors(saved, tensors_of(saved))  # and where the file does not tell it
         with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
             SpikeViTForImageClassification.from_pretrained(saved)
         with pytest.raises(ValueError, match=r"holds no scales .*\.scale"):

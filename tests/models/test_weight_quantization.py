@@ -27,6 +27,7 @@ from tests.conftest import (
     spiking_twin,
     text_class,
 )
+from tests.files.common import tensors_of, write_tensors
 
 SHAPES = [(6, 10), (4, 3, 2, 2)]  # of a linear map and of a convolution
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -410,6 +411,9 @@ class TestRefusals:
         with pytest.raises(ValueError, match="weight_bits of the checkpoint is None and cannot become 8"):
             type(qann).from_pretrained(tmp_path, weight_bits=8)
         edit_config(tmp_path, weight_bits=8)
+        with pytest.raises(ValueError, match="weight_bits of the config is 8, and .* was saved with None"):
+            type(qann).from_pretrained(tmp_path)
+        write_tensors(tmp_path, tensors_of(tmp_path))  # and where the file does not tell it
         with pytest.raises(ValueError, match=r"holds no scales .*weight_quantizer"):
             type(qann).from_pretrained(tmp_path)
 
@@ -503,6 +507,9 @@ def test_quantized_weights_are_not_passed_over_on_loading(architecture, tmp_path
     with pytest.raises(ValueError, match="weight_bits of the checkpoint is 8 and cannot become None"):
         quant_class.from_pretrained(tmp_path, weight_bits=None)
     edit_config(tmp_path, weight_bits=None)
+    with pytest.raises(ValueError, match="weight_bits of the config is None, and .* was saved with 8"):
+        quant_class.from_pretrained(tmp_path)
+    write_tensors(tmp_path, tensors_of(tmp_path))  # and where the file does not tell it
     with pytest.raises(ValueError, match="has quantized weights: load it without changing weight_bits"):
         quant_class.from_pretrained(tmp_path)
 
