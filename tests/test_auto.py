@@ -173,7 +173,7 @@ class TestBadCheckpoints:
     def test_scales_of_another_granularity(self, saved):
         config = json.loads((saved / "config.json").read_text())
         (saved / "config.json").write_text(json.dumps({**config, "scale_granularity": "per_channel"}))
-        with pytest.raises(ValueError, match="scale_granularity of the config is 'per_channel', and .* 'per_tensor'"):
+        with pytest.raises(ValueError, match=r"scale_granularity of the config is 'per_channel', and .* 'per_tensor'"):
             SpikeViTForImageClassification.from_pretrained(saved)
         write_tensors(saved, tensors_of(saved))  # and where the file does not tell it
         with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):

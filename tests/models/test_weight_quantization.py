@@ -411,7 +411,7 @@ class TestRefusals:
         with pytest.raises(ValueError, match="weight_bits of the checkpoint is None and cannot become 8"):
             type(qann).from_pretrained(tmp_path, weight_bits=8)
         edit_config(tmp_path, weight_bits=8)
-        with pytest.raises(ValueError, match="weight_bits of the config is 8, and .* was saved with None"):
+        with pytest.raises(ValueError, match=r"weight_bits of the config is 8, and .* was saved with None"):
             type(qann).from_pretrained(tmp_path)
         write_tensors(tmp_path, tensors_of(tmp_path))  # and where the file does not tell it
         with pytest.raises(ValueError, match=r"holds no scales .*weight_quantizer"):
@@ -507,7 +507,7 @@ def test_quantized_weights_are_not_passed_over_on_loading(architecture, tmp_path
     with pytest.raises(ValueError, match="weight_bits of the checkpoint is 8 and cannot become None"):
         quant_class.from_pretrained(tmp_path, weight_bits=None)
     edit_config(tmp_path, weight_bits=None)
-    with pytest.raises(ValueError, match="weight_bits of the config is None, and .* was saved with 8"):
+    with pytest.raises(ValueError, match=r"weight_bits of the config is None, and .* was saved with 8"):
         quant_class.from_pretrained(tmp_path)
     write_tensors(tmp_path, tensors_of(tmp_path))  # and where the file does not tell it
     with pytest.raises(ValueError, match="has quantized weights: load it without changing weight_bits"):
