@@ -72,8 +72,8 @@ class ArrivalEngine(QuantEngine):
     def matmul(self, product, a, b):
         return timed(torch.matmul(a.as_subclass(torch.Tensor), b.as_subclass(torch.Tensor)), arrival_of(a, b))
 
-    def apply(self, operator, x):
-        return timed(operator(x.as_subclass(torch.Tensor)), arrival_of(x))
+    def apply(self, operator, x, *others):
+        return timed(operator(x.as_subclass(torch.Tensor), *others), arrival_of(x))
 
     def emit(self, node, current):
         begins = arrival_of(current)

@@ -16,6 +16,7 @@ from torch import nn
 
 from spikezip_hf.conversion.reference.plain_roberta import RobertaClassifier
 from spikezip_hf.conversion.reference.plain_vit import VisionTransformer
+from spikezip_hf.models.engines import padding_bias
 from spikezip_hf.models.modeling_quantization import QuantPreTrainedModel
 from spikezip_hf.models.modeling_spike_roberta import QuantRobertaForSequenceClassification
 from spikezip_hf.models.modeling_spike_vit import QuantViTForImageClassification
@@ -78,5 +79,5 @@ def step_inputs(qann: QuantPreTrainedModel, inputs: Mapping[str, torch.Tensor]) 
     if prepared.input_ids is None or not bool(tokens[:, 0].all()):
         raise ValueError("input_ids must be given there, padded on the right.")
     ids = (prepared.input_ids, prepared.token_type_ids, prepared.position_ids)
-    bias = None if bool(tokens.all()) else qann.base_model.padding_bias(tokens)
+    bias = None if bool(tokens.all()) else padding_bias(tokens, qann.dtype)
     return StepInputs(ids, ids, {"attention_mask": bias})

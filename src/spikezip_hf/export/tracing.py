@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from spikezip_hf.export.spike_graph import CURRENT, STATIC, Operation
-from spikezip_hf.models.engines import QuantEngine
+from spikezip_hf.models.engines import QuantEngine, padding_bias
 from spikezip_hf.models.operators import Conv2d, LayerNorm, LinearMap, PatchLinear, Softmax, Tanh
 from spikezip_hf.models.quantization import LSQQuantizer
 from spikezip_hf.models.rows import nested
@@ -398,6 +398,9 @@ class TracingEngine(QuantEngine):
         else:
             raise no_word(f"The operator {type(operator).__name__}")
         return self.operation(operator.name, kind, result, x, **said)
+
+    def without_padding(self, scores):
+        return (scores + self.static(padding_bias(self.tokens, scores.dtype)),)
 
     def first_token(self, x):
         if self.tokens is None:

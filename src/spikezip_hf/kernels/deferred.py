@@ -7,6 +7,7 @@ follows makes one byte of them (the neurons of a node), or values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -92,6 +93,37 @@ class MatrixProduct:
         if bias is not None or scale.numel() != 1 or not is_spread(scale, 1):
             return None
         return self.kernels.products(self.left, self.right, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Probabilities:
+    """The softmax of scores that are a product, to be made together with neurons (`Library.fire`).
+
+    Attributes:
+        product: the scores, (rows, heads, queries, keys), whole numbers.
+        table, keys: as of `models.kernels.integer_softmax`; keys (rows, 1, 1, keys).
+        function: that one, for who wants values.
+    """
+
+    product: MatrixProduct
+    table: torch.Tensor
+    keys: torch.Tensor | None
+    function: Callable
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.product.shape
+
+    @property
+    def device(self) -> torch.device:
+        return self.product.device
+
+    def values(self) -> torch.Tensor:
+        """(rows, heads, queries, keys) float32."""
+        return self.function(self.product.sums(), self.table, self.keys)
+
+    def __reduce__(self):
+        return done, (self.values(),)
 
 
 def done(sums: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,13 @@
 
 #define _GNU_SOURCE  // syscall
 #include <stdlib.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #include "neurons.h"
 #include "products.h"
+#include "softmax.h"
 
 // What products are done by from now on: 0: nothing here; 1: vectors; 2: tiles, if the processor and the system allow it
 // and they are wanted.
@@ -33,7 +37,7 @@ static float *spread(const float *numbers, int64_t count, int64_t features, int6
     return all;
 }
 
-enum { FLOATS, INTEGERS, LEVELS };  // what currents are given as
+enum { FLOATS, INTEGERS, LEVELS, SCORES };  // what currents are given as
 
 // The neurons of one node in a chunk. The mirror of `Neurons` in native.py.
 typedef struct {
@@ -41,7 +45,13 @@ typedef struct {
     int64_t kind;               // FLOATS; INTEGERS, int32, x = integer * scale + bias; LEVELS, int8, (rows, places, k) to
     int64_t k;                  // be multiplied with a weight, whose product is such integers:
     const int8_t *panels;       // its panels, see products.h,
-    const int32_t *correction;  // and what to take off
+    const int32_t *correction;  // and what to take off; SCORES, int8, (rows, heads, queries, k), of any strides but the
+    const int8_t *right;        // last, to be multiplied with this, (rows, heads, k, features), of any strides: currents
+    const int64_t *strides;     // are the softmax of the products; strides are the seven
+    int64_t heads;              // of these tensors;
+    const int32_t *table;       // exponentials, see softmax.h,
+    int64_t entries;            // of this many distances;
+    const uint8_t *keys;        // (rows, features) which products count, or NULL for all
     const float *scale, *bias, *threshold;
     int64_t scales, biases, thresholds;  // one number or one for each feature; no bias if 0
     const uint8_t *tokens;               // (samples, positions) which positions hold tokens, or NULL for all;
@@ -61,11 +71,46 @@ typedef struct {
     int64_t coarse;  // leading steps in which it does not fire at a difference of one level
 } Neurons;
 
-// A thread's own memory: targets and tracers of a block, its product, rows with zeros around them.
+// A thread's own memory: targets and tracers of a block, its product, rows with zeros around them; of scores, the right
+// side of a product as panels, and a row of probabilities.
 typedef struct {
-    int8_t *target, *state, *spare;
-    int32_t *product;
+    int8_t *target, *state, *spare, *panels;
+    int32_t *product, *correction;
+    float *probabilities;
 } Scratch;
+
+#if HAVE_PRODUCTS
+static void pack_right(const int8_t *b, int64_t stride_k, int64_t stride_n, int64_t k, int64_t n, int8_t *panels,
+                       int32_t *correction);
+
+// Targets of `rows` queries of one head, from place `first` on, in one row: of the softmax of their scores.
+static void targets_of_scores(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t row,
+                              int64_t first, int64_t rows, int *undefined) {
+    const int64_t *left_strides = a->strides, *right_strides = a->strides + 3, n = a->features;
+    int64_t queries = a->places / a->heads, head = first / queries;
+    const int8_t *left = (const int8_t *)a->current + row * left_strides[0] + head * left_strides[1];
+    pack_right(a->right + row * right_strides[0] + head * right_strides[1], right_strides[2], right_strides[3], a->k, n,
+               own->panels, own->correction);
+    for (int64_t start = 0; start < rows; start += BLOCK_ROWS) {
+        int64_t query = first % queries + start;
+        int some = (int)least(rows - start, BLOCK_ROWS);
+        for (int64_t j = 0; j < n; j += PANEL)
+            product_block(left + query * left_strides[2], left_strides[2], some, a->k,
+                          own->panels + j / PANEL * panel_bytes(a->k), own->correction + j, own->spare,
+                          own->product + j * BLOCK_ROWS);
+        for (int r = 0; r < some; r++) {
+            int8_t *target = own->target + (start + r) * n;
+            if (a->tokens && !a->tokens[sample * a->positions + query + r]) {
+                memset(target, 0, (size_t)n);
+                continue;
+            }
+            softmax(own->product + r * PANEL, BLOCK_ROWS * PANEL, n, a->keys ? a->keys + row * n : NULL, a->table,
+                    a->entries, own->probabilities);
+            levels_of_floats(own->probabilities, n, q, 0, target, undefined);
+        }
+    }
+}
+#endif
 
 // Targets of a block of one row: `rows` places from `first` on, `width` features from `column` on.
 static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t row,
@@ -73,6 +118,10 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
     const int32_t *integers = NULL;
     int64_t stride = a->features;
 #if HAVE_PRODUCTS
+    if (a->kind == SCORES) {
+        targets_of_scores(a, q, own, sample, row, first, rows, undefined);
+        return;
+    }
     if (a->kind == LEVELS) {
         int64_t panel = column / PANEL;
         product_block((const int8_t *)a->current + (row * a->places + first) * a->k, a->k, (int)rows, a->k,
@@ -134,14 +183,25 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
     }
 }
 
+// How many of a head's queries one thread takes through all steps: all, or fewer where heads are too few for the threads.
+static int64_t queries_of_block(int64_t queries, int64_t heads) {
+    int64_t parts = 1;
+#ifdef _OPENMP
+    parts = (2 * omp_get_max_threads() + heads - 1) / heads;
+#endif
+    return padded((queries + parts - 1) / parts, BLOCK_ROWS);
+}
+
 // Run the neurons of one node through a chunk. Returns how many rows of levels there are, negative if a current is NaN;
 // NOT_FIRED without memory.
 int64_t spikezip_fire(const Neurons *a) {
     enum { BLOCK = 8192 };  // elements that one thread takes through all steps: they stay in its first cache
-    int product = a->kind == LEVELS;
+    int product = a->kind == LEVELS, scores = a->kind == SCORES;
     int64_t width = product ? PANEL : a->features, padded_features = padded(a->features, width);
+    int64_t heads = scores ? a->heads : 1, places = a->places / heads;  // a block lies within a head
     int64_t rows_of_block = product ? BLOCK_ROWS : BLOCK / width > 0 ? BLOCK / width : 1;
-    int64_t blocks = (a->places + rows_of_block - 1) / rows_of_block, panels = padded_features / width;
+    if (scores) rows_of_block = queries_of_block(places, a->samples * heads);
+    int64_t blocks = (places + rows_of_block - 1) / rows_of_block, panels = padded_features / width;
     float *scale = spread(a->scale, a->scales, a->features, padded_features, 0.0f);
     float *bias = spread(a->bias, a->biases, a->features, padded_features, 0.0f);
     float *threshold = spread(a->threshold, a->thresholds, a->features, padded_features, 1.0f);
@@ -156,29 +216,37 @@ int64_t spikezip_fire(const Neurons *a) {
 
 #pragma omp parallel reduction(| : undefined, lacking)
     {
-        Scratch own = {malloc((size_t)(rows_of_block * width)), malloc((size_t)(rows_of_block * width)), NULL, NULL};
+        Scratch own = {.target = malloc((size_t)(rows_of_block * width)), .state = malloc((size_t)(rows_of_block * width))};
 #if HAVE_PRODUCTS
-        if (product) {
+        if (product || scores) {
+            int64_t columns = product ? PANEL : padded(a->features, PANEL);  // of a block's product
             own.spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(a->k, 64)));
-            own.product = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.product);
+            own.product = aligned_alloc(64, (size_t)(BLOCK_ROWS * columns) * sizeof *own.product);
             lacking |= !own.spare || !own.product;
+            if (scores) {
+                own.panels = aligned_alloc(64, (size_t)(columns / PANEL * panel_bytes(a->k)));
+                own.correction = aligned_alloc(64, (size_t)columns * sizeof *own.correction);
+                own.probabilities = aligned_alloc(64, (size_t)columns * sizeof *own.probabilities);
+                lacking |= !own.panels || !own.correction || !own.probabilities;
+            }
             begin_products();
         }
 #endif
         lacking |= !own.target || !own.state;
         // Panels outside: what a thread takes up next has the weights that it has just used.
 #pragma omp for schedule(dynamic)
-        for (int64_t item = 0; item < panels * a->samples * blocks; item++) {
+        for (int64_t item = 0; item < panels * a->samples * heads * blocks; item++) {
             if (lacking) continue;
-            int64_t panel = item / (a->samples * blocks), sample = item / blocks % a->samples;
-            int64_t first = item % blocks * rows_of_block;
-            run_block(a, &quantizer, &own, sample, first, least(a->places - first, rows_of_block), panel * width, width,
-                      &undefined);
+            int64_t panel = item / (a->samples * heads * blocks), sample = item / (heads * blocks) % a->samples;
+            int64_t head = item / blocks % heads, first = item % blocks * rows_of_block;
+            run_block(a, &quantizer, &own, sample, head * places + first, least(places - first, rows_of_block),
+                      panel * width, width, &undefined);
         }
 #if HAVE_PRODUCTS
-        if (product) end_products();
+        if (product || scores) end_products();
 #endif
         free(own.target), free(own.state), free(own.spare), free(own.product);
+        free(own.panels), free(own.correction), free(own.probabilities);
     }
     free(scale), free(bias), free(threshold), free(inverse);
     if (lacking) return NOT_FIRED;

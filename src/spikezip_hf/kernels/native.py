@@ -21,7 +21,7 @@ import torch
 from transformers.utils import logging
 
 from . import wanted
-from .deferred import LinearProduct, MatrixProduct, Panels, is_spread
+from .deferred import LinearProduct, MatrixProduct, Panels, Probabilities, is_spread
 
 logger = logging.get_logger(__name__)
 
@@ -127,7 +127,7 @@ def numbers(*values: int):
     return (int64 * len(values))(*values)
 
 
-FLOATS, INTEGERS, LEVELS = range(3)  # as in native.c
+FLOATS, INTEGERS, LEVELS, SCORES = range(4)  # as in native.c
 NOT_FIRED = -(2**63)
 
 
@@ -144,7 +144,11 @@ class Neurons(ctypes.Structure):
         ("current", ctypes.c_void_p),
         ("kind", int64),
         ("k", int64),
-        *((name, ctypes.c_void_p) for name in ("panels", "correction", "scale", "bias", "threshold")),
+        *((name, ctypes.c_void_p) for name in ("panels", "correction", "right", "strides")),
+        ("heads", int64),
+        ("table", ctypes.c_void_p),
+        ("entries", int64),
+        *((name, ctypes.c_void_p) for name in ("keys", "scale", "bias", "threshold")),
         *((name, int64) for name in ("scales", "biases", "thresholds")),
         ("tokens", ctypes.c_void_p),
         *((name, int64) for name in ("positions", "places", "features", "steps", "samples")),
@@ -263,12 +267,10 @@ class Library:
         scores, (n, n).
         """
         batch = a.shape[:-3]  # rows, or rows and windows
-        a, b = a.flatten(0, -4), b.flatten(0, -4)
+        a, b = operands(a.flatten(0, -4), b.flatten(0, -4))
         rows, heads, m, k = a.shape
         n = b.shape[-1]
         dtype = torch.int32 if scale is None else torch.float32
-        if a.stride(-1) != 1:
-            a = a.contiguous()
         if b.stride(-1) == 1:  # probabilities and values: a context, whose heads come together again
             out = torch.empty(rows, m, heads, n, dtype=dtype, device=CPU).transpose(1, 2)
         else:
@@ -285,9 +287,19 @@ class Library:
         )
         return out.unflatten(0, batch)
 
+    def deferred_softmax(self, *given) -> Probabilities:
+        """Softmax of a product's scores, to be done later."""
+        return Probabilities(*given)
+
+    def takes_softmax(self, product: MatrixProduct, table: torch.Tensor, keys: torch.Tensor | None) -> bool:
+        rows, *_, n = product.shape
+        own = [x for x in (table, keys) if x is not None]
+        counts = keys is None or (keys.dtype == torch.bool and keys.shape == (rows, 1, 1, n))
+        return product.left.dim() == 4 and counts and all(x.device == CPU for x in own) and table.is_contiguous()
+
     def takes_neurons(
         self,
-        current: torch.Tensor | LinearProduct,
+        current: torch.Tensor | LinearProduct | Probabilities,
         scale: torch.Tensor | None,
         bias: torch.Tensor | None,
         threshold: torch.Tensor,
@@ -297,7 +309,7 @@ class Library:
     ) -> bool:
         """Whether all is of the types that the kernel reads and of shapes that fit one another."""
         return (
-            (isinstance(current, LinearProduct) or current.dtype in (torch.float32, torch.int32))
+            (not isinstance(current, torch.Tensor) or current.dtype in (torch.float32, torch.int32))
             and tracer.dtype == torch.int8
             and tracer.is_contiguous()
             and tracer.numel() > 0
@@ -310,7 +322,7 @@ class Library:
 
     def fire(
         self,
-        current: torch.Tensor | LinearProduct,
+        current: torch.Tensor | LinearProduct | Probabilities,
         scale: torch.Tensor | None,
         bias: torch.Tensor | None,
         threshold: torch.Tensor,
@@ -336,6 +348,13 @@ class Library:
             weight = current.weight
             neurons = Neurons(kind=LEVELS, k=weight.shape[1])
             neurons.panels, neurons.correction = weight.panels.data_ptr(), weight.correction.data_ptr()
+        elif isinstance(current, Probabilities):
+            given, right = operands(current.product.left, current.product.right)
+            strides = torch.tensor([*given.stride()[:3], *right.stride()], device=CPU)
+            neurons = Neurons(kind=SCORES, k=given.shape[-1], heads=given.shape[1], entries=len(current.table))
+            neurons.right, neurons.strides, neurons.table = (x.data_ptr() for x in (right, strides, current.table))
+            keys = None if current.keys is None else current.keys.contiguous()
+            neurons.keys = None if keys is None else keys.data_ptr()
         else:
             given = current.contiguous()
             if given.dtype == torch.int32:
@@ -455,6 +474,11 @@ class Library:
         together, alone = (self.fire(current, *arguments, tracer.clone(), None, 15, 0) for current in (product, sums))
         targets = torch.floor((sums * scale + scale) / threshold + 0.5).clamp(-8, 7).to(torch.int8)
         return torch.equal(together[0], targets) and all(map(torch.equal, together[:-1], alone[:-1]))
+
+
+def operands(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both sides of a product as the kernels read them: rows of the left side lie in memory as they are."""
+    return a if a.stride(-1) == 1 else a.contiguous(), b
 
 
 def numbers_of(x: torch.Tensor | None) -> tuple[ctypes.c_void_p | None, int64]:

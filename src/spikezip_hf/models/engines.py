@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from .neurons import fire, levels_of, pending_spikes, undefined_current
-from .operators import SESA, SPIKE_FORMS, MatMul, MeanPool, SpikeOperator
+from .operators import SESA, SPIKE_FORMS, MatMul, MeanPool, Softmax, SpikeOperator
 from .quantization import LSQQuantizer
 from .rows import Rows, Timeline, in_inference, unwrap
 
@@ -101,8 +101,25 @@ class QuantEngine:
         """
         return module(x)
 
-    def apply(self, operator: nn.Module, x: torch.Tensor) -> torch.Tensor:
-        return operator(x)
+    def apply(self, operator: nn.Module, x: torch.Tensor, *others) -> torch.Tensor:
+        return operator(x, *others)
+
+    def probabilities(self, softmax: Softmax, scores, bias: torch.Tensor | None = None):
+        """What `softmax` makes of attention scores, (rows, [windows,] heads, N, N). Nothing looks at padding.
+
+        Args:
+            bias: (B, windows or 1, heads, N, N) or the like, a static term of the scores.
+        """
+        if bias is not None:
+            scores = scores + self.static(bias)
+        if self.tokens is None:
+            return self.apply(softmax, scores)
+        return self.apply(softmax, *self.without_padding(scores))
+
+    def without_padding(self, scores) -> tuple:
+        """What a softmax is given so that it looks at no padding: scores, and which of them count."""
+        assert self.tokens is not None
+        return scores, self.static(self.tokens[:, None, None])
 
     def fire(self, node: LSQQuantizer, current):
         return self.emit(node, self.silence_padding(current))
@@ -386,6 +403,9 @@ class EventEngine(SpikingEngine):
     def matmul(self, product, a, b):
         return self.products.setdefault(product.name, SESA()).step(a, b)
 
+    def without_padding(self, scores):
+        return (scores + self.static(padding_bias(self.tokens, scores.dtype)),)
+
     def apply(self, operator, x):
         if operator.name not in self.operators:
             self.operators[operator.name] = SPIKE_FORMS.get(type(operator), SpikeOperator)(operator)
@@ -418,6 +438,12 @@ class EventEngine(SpikingEngine):
 
     def accumulated(self, readout, before, every_step):
         return (readout if before is None else before + readout)[None]
+
+
+def padding_bias(tokens: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(B, 1, 1, N) static term of attention scores that keeps padding out of every softmax."""
+    bias = torch.zeros(tokens.shape, dtype=dtype, device=tokens.device)
+    return bias.masked_fill(~tokens, torch.finfo(dtype).min)[:, None, None]
 
 
 def accumulate(frames: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ are the same ones in the same order. So which of them runs is a matter of speed 
 package is installed, and does with the references if not.
 """
 
+import math
 from functools import cache
 
 import torch
@@ -85,6 +86,60 @@ def integer_matmul(a: torch.Tensor, b: torch.Tensor, bound: int):
     exact = exact_dtype(bound)
     with torch.autocast(a.device.type, enabled=False):
         return torch.matmul(a.to(exact), b.to(exact))
+
+
+# Exponentials of a softmax of whole numbers are whole multiples of 2**-30.
+EXPONENTIAL_BITS = 30
+HIDDEN = -(2**30)  # a score of what is not looked at: below any other by more than a table is long
+LONGEST_TABLE = 2**20
+
+
+@torch.no_grad()
+def exponentials(scale: torch.Tensor) -> torch.Tensor | None:
+    """2**30 * exp(-scale * d) for d = 0, 1, ..., rounded to whole numbers, up to the first 0: int32.
+
+    Args:
+        scale: (1,), positive.
+
+    Returns:
+        (entries,); None where there would be more than 2**20.
+    """
+    step = float(scale)
+    entries = (EXPONENTIAL_BITS + 1) * math.log(2) / step + 2 if step > 0 else math.inf
+    if not entries < LONGEST_TABLE:
+        return None
+    distance = torch.arange(int(entries), dtype=torch.float64, device="cpu")
+    return exponential(distance, step).to(torch.int32).to(scale.device)
+
+
+def exponential(distance: torch.Tensor, step: float) -> torch.Tensor:
+    """2**30 * exp(-step * distance), rounded to whole numbers, of a tensor in float64."""
+    return (distance * -step).exp_().mul_(2.0**EXPONENTIAL_BITS).round_()
+
+
+def integer_softmax(integers, table: torch.Tensor, keys: torch.Tensor | None):
+    """Softmax of scores that are whole numbers times a scale: float32, each the same in any order of adding.
+
+    The exponential of a score is a whole number that depends on its distance to the largest one alone, so the sum of
+    exponentials is exact. A probability is off by 2**-31 and by two roundings to float32.
+
+    Args:
+        integers: (rows, ..., N), whole numbers below 2**29, or a product of `integer_matmul`.
+        table: `exponentials` of the scale.
+        keys: bool, which of the N are looked at; None for all.
+
+    Returns:
+        (rows, ..., N) probabilities; or, by the compiled kernels, what has still to be done: with neurons.
+    """
+    if not isinstance(integers, torch.Tensor):
+        if integers.kernels.takes_softmax(integers, table, keys):
+            return integers.kernels.deferred_softmax(integers, table, keys, integer_softmax)
+        integers = integers.sums()
+    if keys is not None:
+        integers = integers.masked_fill(~keys, HIDDEN)
+    distance = integers.amax(-1, keepdim=True) - integers
+    parts = table[distance.clamp_(max=len(table) - 1).int()]
+    return parts.float() * parts.sum(-1, keepdim=True, dtype=torch.int64).float().reciprocal()
 
 
 def integer_linear(x: torch.Tensor, weight):

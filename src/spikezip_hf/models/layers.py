@@ -86,16 +86,14 @@ class SelfAttentionCore(nn.Module):
 
         Args:
             q, k, v: (rows, N, width), or (rows, windows, N, width) for attention within windows, ahead of their nodes.
-            bias: (B, 1, 1, N) or the like, a static term of the scores: a mask, a bias by relative position.
+            bias: (B, windows or 1, heads, N, N) or the like, a static term of the scores: a bias by relative position.
         """
         q = self.split_heads(engine.fire(self.q_node, q))
         k = self.split_heads(engine.fire(self.k_node, k))
         v = self.split_heads(engine.fire(self.v_node, v))
 
         scores = engine.matmul(self.scores, q, k.transpose(-1, -2)) * self.scaling
-        if bias is not None:
-            scores = scores + engine.static(bias)
-        probs = engine.fire(self.probs_node, self.dropout(engine.apply(self.softmax, scores)))
+        probs = engine.fire(self.probs_node, self.dropout(engine.probabilities(self.softmax, scores, bias)))
 
         context = engine.matmul(self.context, probs, v).transpose(-3, -2).flatten(-2)
         return engine.fire(self.context_node, context), probs

@@ -79,10 +79,12 @@ def fire(
 
 
 def sums_of(current: Rows):
-    """What a kernel makes currents of: whole sums, or the product that they come of, with scale and bias; else the
-    values, and nothing."""
+    """What a kernel makes currents of: whole sums, or the product that they come of, with scale and bias; a softmax still
+    to be done; else the values, and nothing."""
     if hasattr(current.product, "weight"):  # with a weight, and so with neurons
         return current.product, current.scale, current.bias
+    if current.pending is not None and current.device.type == "cpu":
+        return current.pending, None, None
     integers = current.integers
     # On a GPU products of integers are done in floats, which hold whole sums.
     whole = (torch.int32, torch.float32) if current.device.type == "cuda" else (torch.int32,)

@@ -11,10 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from .kernels import float_linear, integer_linear, integer_matmul, weight_form, weight_operand
+from .kernels import (
+    exponentials,
+    float_linear,
+    integer_linear,
+    integer_matmul,
+    integer_softmax,
+    weight_form,
+    weight_operand,
+)
 from .quantization import WeightQuantizer
 from .remembering import remembered
-from .rows import Rows, align, in_inference
+from .rows import Rows, align, in_inference, unwrap
 
 
 class LinearMap(nn.Module):
@@ -210,12 +218,30 @@ class MeanPool(nn.Module):
 
 
 class Softmax(nn.Module):
-    """Softmax over the last dimension, in at least float32."""
+    """Softmax over the last dimension, in at least float32; in inference of whole numbers, if they have one scale."""
 
     name: str = ""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x, keys=None):
+        """Softmax of x (..., N), over those of the last dimension where `keys`, bool, is True; None for all."""
+        if isinstance(x, Rows):
+            return self.infer(x, keys)
+        if keys is not None:
+            x = x.masked_fill(~keys, torch.finfo(x.dtype).min)
         return nn.functional.softmax(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+
+    def infer(self, x: Rows, keys) -> Rows:
+        """Softmax in inference: of whole numbers, where exponentials are too, and their sum is exact."""
+        timeline, (x, keys) = align((x, keys))
+        keys = unwrap(keys)
+        scale = x.scale if x.uniform and x.dtype == torch.float32 else None
+        table = None if scale is None else remembered(self, "exponentials", lambda: exponentials(scale))
+        if table is None:
+            return Rows(self.forward(x.values, keys), timeline=timeline)
+        probabilities = Rows(integer_softmax(x.given, table, keys), dtype=x.dtype, timeline=timeline)
+        if not torch.is_grad_enabled():
+            return probabilities
+        return probabilities.with_gradient_of(self.forward(x.values, keys))
 
 
 class LayerNorm(nn.LayerNorm):

@@ -85,9 +85,9 @@ class ProvenanceEngine(QuantEngine):
         # Its weights 1/N are static ones, as those of the product behind it are: that one still sees spikes.
         return self.remember(pooled) if self.side(x) == SPIKES else pooled
 
-    def apply(self, operator, x):
+    def apply(self, operator, x, *others):
         self.operators[operator.name] = type(operator).__name__
-        return super().apply(operator, x)
+        return super().apply(operator, x, *others)
 
     def first_token(self, x):
         first = super().first_token(x)

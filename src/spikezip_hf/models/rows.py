@@ -84,7 +84,8 @@ class Rows:
     without giving up the integers.
 
     Args:
-        values: (rows, ...), if they are there; else they are made of the integers when they are asked for.
+        values: (rows, ...), if they are there, or what makes them when they are asked for
+            (`spikezip_hf.kernels.deferred.Probabilities`); else they are made of the integers.
         integers: (rows, ...) whole numbers: int8 or int16 levels, or sums of products in int32 or a floating type; or
             a product that is done when it is asked for (`spikezip_hf.kernels.deferred`).
         scale: (1,) or (features,) that they are multiplied with, in float32 or wider.
@@ -98,7 +99,7 @@ class Rows:
 
     def __init__(
         self,
-        values: torch.Tensor | None = None,
+        values=None,
         *,
         integers=None,
         scale: torch.Tensor | None = None,
@@ -118,6 +119,8 @@ class Rows:
     @property
     def values(self) -> torch.Tensor:
         """integers * scale + bias, computed in at least float32 and rounded to `dtype`."""
+        if self.pending is not None:
+            self._values = self.pending.values()
         if self._values is None:
             assert self.scale is not None
             assert self.dtype is not None
@@ -127,6 +130,11 @@ class Rows:
                 assert self.integers is not None
                 self._values = values_of(self.integers, self.scale, self.bias, self.dtype)
         return self._values
+
+    @property
+    def pending(self):
+        """What will make the values when they are asked for; None where they are there, or are made of integers."""
+        return None if self._values is None or isinstance(self._values, torch.Tensor) else self._values
 
     @property
     def integers(self) -> torch.Tensor | None:

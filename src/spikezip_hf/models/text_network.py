@@ -81,9 +81,9 @@ class TextSelfAttention(SelfAttentionCore):
         self.key = Linear(width, width, weight_bits=config.weight_bits)
         self.value = Linear(width, width, weight_bits=config.weight_bits)
 
-    def forward(self, x, bias, engine):
+    def forward(self, x, engine):
         q, k, v = (engine.linear(projection, x) for projection in (self.query, self.key, self.value))
-        return self.attend(q, k, v, engine, bias)
+        return self.attend(q, k, v, engine)
 
 
 class TextResidual(nn.Module):
@@ -112,8 +112,8 @@ class TextAttention(nn.Module):
         self.self = TextSelfAttention(config, stage)
         self.output = TextResidual(config, config.hidden_size, stage)
 
-    def forward(self, x, bias, engine):
-        context, probs = self.self(x, bias, engine)
+    def forward(self, x, engine):
+        context, probs = self.self(x, engine)
         return self.output(context, x, engine), probs
 
 
@@ -138,8 +138,8 @@ class TextLayer(GradientCheckpointingLayer):
         self.intermediate = TextIntermediate(config, stage)
         self.output = TextResidual(config, config.intermediate_size, stage)
 
-    def forward(self, x, bias, engine):
-        x, probs = self.attention(x, bias, engine)
+    def forward(self, x, engine):
+        x, probs = self.attention(x, engine)
         return self.output(self.intermediate(x, engine), x, engine), probs
 
 
@@ -330,13 +330,12 @@ class TextNetwork(TextPreTrainedModel):
         in_graph = torch.compiler.is_compiling() or torch.jit.is_tracing()
         padded = in_graph or not bool(tokens.all())
         engine.attend(tokens if padded else None)
-        bias = self.padding_bias(tokens) if padded else None
 
         x = self.embeddings(text, engine)
         hidden_states: tuple | None = (x,) if output_hidden_states else None
         attentions: tuple | None = () if output_attentions else None
         for layer in self.encoder.layer:
-            x, probs = layer(x, bias, engine)
+            x, probs = layer(x, engine)
             if hidden_states is not None:
                 hidden_states += (x,)
             if attentions is not None:
@@ -347,9 +346,3 @@ class TextNetwork(TextPreTrainedModel):
             hidden_states=hidden_states,
             attentions=attentions,
         )
-
-    def padding_bias(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, 1, 1, N) term of the attention scores that keeps padding out of every softmax."""
-        dtype = self.embeddings.word_embeddings.weight.dtype
-        bias = torch.zeros(tokens.shape, dtype=dtype, device=tokens.device)
-        return bias.masked_fill(~tokens, torch.finfo(dtype).min)[:, None, None]
