@@ -109,6 +109,7 @@ class Probabilities:
     table: torch.Tensor
     keys: torch.Tensor | None
     function: Callable
+    dtype = torch.float32
 
     @property
     def shape(self) -> torch.Size:

@@ -75,6 +75,7 @@ typedef struct {
 // side of a product as panels, and a row of probabilities.
 typedef struct {
     int8_t *target, *state, *spare, *panels;
+    const uint8_t *shifted;  // everybody's: the rows of levels, shifted, if vectors multiply
     int32_t *product, *correction;
     float *probabilities;
 } Scratch;
@@ -124,8 +125,14 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
     }
     if (a->kind == LEVELS) {
         int64_t panel = column / PANEL;
-        product_block((const int8_t *)a->current + (row * a->places + first) * a->k, a->k, (int)rows, a->k,
-                      a->panels + panel * panel_bytes(a->k), a->correction + column, own->spare, own->product);
+        const int8_t *weight = a->panels + panel * panel_bytes(a->k);
+        int64_t place = row * a->places + first;
+        if (own->shifted)
+            shifted_block(own->shifted + place * padded(a->k, 64), (int)rows, a->k, weight, a->correction + column,
+                          own->product);
+        else
+            product_block((const int8_t *)a->current + place * a->k, a->k, (int)rows, a->k, weight,
+                          a->correction + column, own->spare, own->product);
         integers = own->product, stride = PANEL;
     }
 #endif
@@ -158,6 +165,7 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
     int64_t row = -1;
     int pending = 1;
     for (int64_t t = 0; t < a->steps; t++) {
+        int8_t *out = a->levels + (t * a->samples + sample) * n + place;
         if (t <= moves || t <= a->closed || pending) {
             if (index[t * a->samples] != row) {
                 row = index[t * a->samples];
@@ -170,7 +178,6 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
                 a->counts[t * a->samples + sample] += spikes;
             }
         }
-        int8_t *out = a->levels + (t * a->samples + sample) * n + place;
         if (width == a->features)
             memcpy(out, own->state, (size_t)(rows * width));
         else
@@ -213,10 +220,19 @@ int64_t spikezip_fire(const Neurons *a) {
     int undefined = 0;
     memset(a->counts, 0, (size_t)(a->steps * a->samples) * sizeof *a->counts);
     memset(a->at_target, 1, (size_t)a->samples);
+    uint8_t *shifted = NULL;
+#if HAVE_PRODUCTS
+    if (product) {
+        int64_t given = 0;  // rows of levels
+        for (int64_t at = 0; at < a->steps * a->samples; at++) given = given > a->index[at] ? given : a->index[at] + 1;
+        shifted = all_shifted(a->current, given * a->places, a->k);
+    }
+#endif
 
 #pragma omp parallel reduction(| : undefined, lacking)
     {
-        Scratch own = {.target = malloc((size_t)(rows_of_block * width)), .state = malloc((size_t)(rows_of_block * width))};
+        Scratch own = {.target = malloc((size_t)(rows_of_block * width)), .state = malloc((size_t)(rows_of_block * width)),
+                       .shifted = shifted};
 #if HAVE_PRODUCTS
         if (product || scores) {
             int64_t columns = product ? PANEL : padded(a->features, PANEL);  // of a block's product
@@ -248,7 +264,7 @@ int64_t spikezip_fire(const Neurons *a) {
         free(own.target), free(own.state), free(own.spare), free(own.product);
         free(own.panels), free(own.correction), free(own.probabilities);
     }
-    free(scale), free(bias), free(threshold), free(inverse);
+    free(scale), free(bias), free(threshold), free(inverse), free(shifted);
     if (lacking) return NOT_FIRED;
 
     // Keep the rows that something changed in.
@@ -403,6 +419,7 @@ int spikezip_linear(const int8_t *left, int64_t m, int64_t k, const int8_t *pane
     float *bias = biases ? spread(given_bias, biases, n, n, 0.0f) : NULL;
     if ((scales && !scale) || (biases && !bias)) return free(scale), free(bias), OUT_OF_MEMORY;
     int64_t blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS, count = padded(n, PANEL) / PANEL;
+    uint8_t *shifted = all_shifted(left, m, k);
 #pragma omp parallel reduction(| : lacking)
     {
         int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(k, 64)));
@@ -413,15 +430,18 @@ int spikezip_linear(const int8_t *left, int64_t m, int64_t k, const int8_t *pane
         for (int64_t item = 0; item < count * blocks; item++) {
             if (lacking) continue;
             int64_t panel = item / blocks, first = item % blocks * BLOCK_ROWS, rows = least(m - first, BLOCK_ROWS);
-            product_block(left + first * k, k, (int)rows, k, panels + panel * panel_bytes(k),
-                          correction + panel * PANEL, spare, product);
+            const int8_t *weight = panels + panel * panel_bytes(k);
+            if (shifted)
+                shifted_block(shifted + first * padded(k, 64), (int)rows, k, weight, correction + panel * PANEL, product);
+            else
+                product_block(left + first * k, k, (int)rows, k, weight, correction + panel * PANEL, spare, product);
             hand_out(product, rows, least(n - panel * PANEL, PANEL), scale ? scale + panel * PANEL : NULL,
                      bias ? bias + panel * PANEL : NULL, (int32_t *)out + first * n + panel * PANEL, n);
         }
         end_products();
         free(spare), free(product);
     }
-    free(scale), free(bias);
+    free(scale), free(bias), free(shifted);
 #else
     (void)left, (void)m, (void)k, (void)panels, (void)correction, (void)n, (void)given_scale, (void)scales;
     (void)given_bias, (void)biases, (void)out;

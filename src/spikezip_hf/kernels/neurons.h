@@ -29,8 +29,7 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
                                                             int *undefined) {
     const Quantizer q = *given;
     const __m512 half = _mm512_set1_ps(0.5f), near = _mm512_set1_ps(0x1p-13f);
-    const __m512 top = _mm512_set1_ps(q.high + 1.5f), bottom = _mm512_set1_ps(q.low - 0.5f);
-    const __m512i high = _mm512_set1_epi32((int32_t)q.high), low = _mm512_set1_epi32((int32_t)q.low);
+    const __m512 top = _mm512_set1_ps(q.high + 0.5f), bottom = _mm512_set1_ps(q.low + 0.5f);  // floors are the bounds
     enum { DOWN = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC, NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
     __mmask16 nan = 0;
     for (int64_t i = 0; i < n; i += 16, c += 16) {
@@ -51,8 +50,7 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
             y = _mm512_add_ps(_mm512_div_ps(x, _mm512_maskz_loadu_ps(there, q.threshold + c)), half);
             y = _mm512_max_ps(_mm512_min_ps(y, top), bottom);
         }
-        __m512i level = _mm512_max_epi32(_mm512_min_epi32(_mm512_cvt_roundps_epi32(y, DOWN), high), low);
-        _mm512_mask_cvtepi32_storeu_epi8(levels + i, there, level);
+        _mm512_mask_cvtepi32_storeu_epi8(levels + i, there, _mm512_cvt_roundps_epi32(y, DOWN));
     }
     *undefined |= nan;
 }

@@ -110,51 +110,86 @@ static inline __attribute__((always_inline)) void tiles(const int8_t *left, int6
 
 enum { VECTOR_ROWS = 6 };
 
-// Up to 6 rows times a panel. Loops are unrolled, so that all of `sums` are registers.
-static inline void vectors(const int8_t *left, int64_t stride, int rows, const int8_t *panel, int64_t k,
-                           const int32_t *correction, int32_t *out) {
+// Up to 6 rows, shifted up by 128, times a panel. Loops are unrolled, so that all of `sums` are registers.
+static inline __attribute__((always_inline)) void vectors(const uint8_t *left, int64_t stride, const int rows,
+                                                          const int8_t *panel, int64_t k, const int32_t *correction,
+                                                          int32_t *out) {
     __m512i sums[VECTOR_ROWS][4];
-    const int8_t *row[VECTOR_ROWS];
 #pragma GCC unroll 8
-    for (int i = 0; i < VECTOR_ROWS; i++) {
-        row[i] = left + (i < rows ? i : 0) * stride;
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < 4; v++) sums[i][v] = _mm512_loadu_si512(correction + 16 * v);
-    }
     for (int64_t q = 0; q < k / 4; q++) {
         __m512i right[4];
 #pragma GCC unroll 8
         for (int v = 0; v < 4; v++) right[v] = _mm512_loadu_si512(panel + (q * PANEL + 16 * v) * 4);
 #pragma GCC unroll 8
-        for (int i = 0; i < VECTOR_ROWS; i++) {
-            uint32_t four;
-            memcpy(&four, row[i] + 4 * q, 4);
-            __m512i shifted = _mm512_set1_epi32((int32_t)(four ^ 0x80808080u));
+        for (int i = 0; i < rows; i++) {
+            int32_t four;
+            memcpy(&four, left + i * stride + 4 * q, 4);
+            __m512i shifted = _mm512_set1_epi32(four);
 #pragma GCC unroll 8
             for (int v = 0; v < 4; v++) sums[i][v] = _mm512_dpbusd_epi32(sums[i][v], shifted, right[v]);
         }
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < VECTOR_ROWS; i++) {
-        if (i >= rows) break;
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 8
         for (int v = 0; v < 4; v++) _mm512_storeu_si512(out + i * PANEL + 16 * v, sums[i][v]);
+}
+
+static void some_vectors(const uint8_t *left, int64_t stride, int rows, const int8_t *panel, int64_t k,
+                         const int32_t *correction, int32_t *out) {
+    switch (rows) {
+        case 1: vectors(left, stride, 1, panel, k, correction, out); break;
+        case 2: vectors(left, stride, 2, panel, k, correction, out); break;
+        case 3: vectors(left, stride, 3, panel, k, correction, out); break;
+        case 4: vectors(left, stride, 4, panel, k, correction, out); break;
+        case 5: vectors(left, stride, 5, panel, k, correction, out); break;
+        default: vectors(left, stride, VECTOR_ROWS, panel, k, correction, out);
     }
+}
+
+// Rows of levels as vectors multiply them, unsigned, shifted up by 128; k up to a multiple of 64, where panels have zeros.
+static void shift_rows(const int8_t *left, int64_t stride, int64_t rows, int64_t k, uint8_t *shifted) {
+    for (int64_t i = 0; i < rows; i++, left += stride)
+        for (int64_t j = 0; j < k; j += 64, shifted += 64) {
+            __mmask64 there = k - j < 64 ? ((__mmask64)1 << (k - j)) - 1 : ~(__mmask64)0;
+            __m512i bytes = _mm512_maskz_loadu_epi8(there, left + j);
+            _mm512_storeu_si512(shifted, _mm512_xor_si512(bytes, _mm512_set1_epi8((char)128)));
+        }
+}
+
+// All rows that a weight is multiplied with, shifted once for all its panels; NULL where tiles multiply, and without memory.
+static uint8_t *all_shifted(const int8_t *left, int64_t rows, int64_t k) {
+    uint8_t *shifted = tiles_allowed ? NULL : aligned_alloc(64, (size_t)(rows * padded(k, 64)));
+    if (!shifted) return NULL;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows; i++) shift_rows(left + i * k, k, 1, k, shifted + i * padded(k, 64));
+    return shifted;
+}
+
+// `rows` shifted rows times a panel, to `out` (rows, 64).
+static void shifted_block(const uint8_t *shifted, int rows, int64_t k, const int8_t *panel, const int32_t *correction,
+                          int32_t *out) {
+    int64_t wide = padded(k, 64);
+    for (int i = 0; i < rows; i += VECTOR_ROWS)
+        some_vectors(shifted + i * wide, wide, (int)least(rows - i, VECTOR_ROWS), panel, wide, correction, out + i * PANEL);
 }
 
 // `rows` rows, at most 32, times a panel, to `out` (32, 64). `spare`: 32 rows of k up to a multiple of 64.
 static void product_block(const int8_t *left, int64_t stride, int rows, int64_t k, const int8_t *panel,
                           const int32_t *correction, int8_t *spare, int32_t *out) {
     int64_t wide = padded(k, 64);
-    if (wide != k || rows % 16) {  // the last rows, or the last columns of the left side: with zeros around them
-        for (int i = 0; i < rows; i++) {
-            memcpy(spare + i * wide, left + i * stride, (size_t)k);
-            memset(spare + i * wide + k, 0, (size_t)(wide - k));
-        }
-        left = spare, stride = wide;
-    }
 #if HAVE_TILES
     if (tiles_allowed) {
+        if (wide != k || rows % 16) {  // the last rows, or the last columns of the left side: with zeros around them
+            for (int i = 0; i < rows; i++) {
+                memcpy(spare + i * wide, left + i * stride, (size_t)k);
+                memset(spare + i * wide + k, 0, (size_t)(wide - k));
+            }
+            left = spare, stride = wide;
+        }
         for (int half = 0; half < 2; half++)
             if (rows > 16)
                 tiles(left, stride, 1, panel + 128 * half, wide, out + 32 * half);
@@ -163,7 +198,7 @@ static void product_block(const int8_t *left, int64_t stride, int rows, int64_t 
         return;
     }
 #endif
-    for (int i = 0; i < rows; i += VECTOR_ROWS)
-        vectors(left + i * stride, stride, (int)least(rows - i, VECTOR_ROWS), panel, wide, correction, out + i * PANEL);
+    shift_rows(left, stride, rows, k, (uint8_t *)spare);
+    shifted_block((uint8_t *)spare, rows, k, panel, correction, out);
 }
 #endif

@@ -11,6 +11,7 @@ both. A `Timeline` says which steps of a chunk have a row of their own.
 """
 
 from copy import copy
+from functools import lru_cache
 
 import torch
 
@@ -39,8 +40,9 @@ class Timeline:
         self.num_rows = int(numbers[-1, -1]) + 1 if changed.numel() else 0
 
     @classmethod
+    @lru_cache(maxsize=64)
     def constant(cls, steps: int, samples: int) -> "Timeline":
-        """One row a sample for all steps."""
+        """One row a sample for all steps. The same one each time, which nobody changes."""
         changed = torch.zeros(steps, samples, dtype=torch.bool, device="cpu")
         changed[0] = True
         return cls(changed)
