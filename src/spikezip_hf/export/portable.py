@@ -1,8 +1,9 @@
 """A network for other runtimes: the same arithmetic as in inference here, of plain operators, without kernels of ours.
 
 What travels between products are levels, whole numbers in a floating type, and their scale. A product of levels and
-integer weights, or of two levels, is exact in any order of adding, and so the same in every runtime. Products with
-weights in floating point, convolution, LayerNorm and softmax are rounded by each runtime in its own way.
+integer weights, or of two levels, is exact in any order of adding, and so the same in every runtime; so is the softmax
+of such a product, by a table. Products with weights in floating point, convolution and LayerNorm are rounded by each
+runtime in its own way.
 """
 
 import copy
@@ -10,9 +11,19 @@ import copy
 import torch
 from torch import nn
 
-from spikezip_hf.models.kernels import exact_dtype
+from spikezip_hf.models.kernels import exact_dtype, exponentials
+from spikezip_hf.models.layers import SelfAttentionCore
 from spikezip_hf.models.modeling_quantization import TwinPreTrainedModel
-from spikezip_hf.models.operators import Conv2d, Linear, LinearMap, MatMul, PatchLinear, patches, quantized_weight
+from spikezip_hf.models.operators import (
+    Conv2d,
+    Linear,
+    LinearMap,
+    MatMul,
+    PatchLinear,
+    Softmax,
+    patches,
+    quantized_weight,
+)
 from spikezip_hf.models.quantization import LSQQuantizer, quantize
 from spikezip_hf.models.rows import Rows
 
@@ -79,6 +90,30 @@ class PortableMatMul(nn.Module):
         )
 
 
+class PortableSoftmax(Softmax):
+    """A `Softmax` as a runtime has it: of scores that are whole numbers by a table of their exponentials.
+
+    Args:
+        table: of the scores' scale; None for a softmax in floating point.
+    """
+
+    def __init__(self, source: Softmax, table: torch.Tensor | None):
+        super().__init__()
+        self.name = source.name
+        self.register_buffer("table", table)
+
+    def exponentials(self, x: Rows) -> torch.Tensor | None:
+        return self.table
+
+
+def attention_softmax(attention: SelfAttentionCore) -> PortableSoftmax:
+    """The softmax of an attention, whose scores have the scale of queries times that of keys."""
+    q, k = (node.threshold(torch.float32).detach() for node in (attention.q_node, attention.k_node))
+    one_scale = q.numel() == k.numel() == 1 and q.device.type != "meta"
+    table = exponentials(q * k * attention.scaling) if one_scale else None
+    return PortableSoftmax(attention.softmax, table)
+
+
 def portable(model: TwinPreTrainedModel) -> TwinPreTrainedModel:
     """A copy of a Quant or Spike model, in eval mode, whose products are plain operators; float tensors are shared."""
     shared: dict[int, torch.Tensor] = {
@@ -91,6 +126,8 @@ def portable(model: TwinPreTrainedModel) -> TwinPreTrainedModel:
             twin.set_submodule(path, PortablePatchLinear(module))
         elif isinstance(module, Linear):
             twin.set_submodule(path, PortableLinear(module))
+        elif isinstance(module, SelfAttentionCore):
+            module.softmax = attention_softmax(module)
         elif isinstance(module, MatMul):
             twin.set_submodule(path, PortableMatMul(module))
         elif isinstance(module, Conv2d) and module.weight_quantizer is not None:

@@ -138,9 +138,8 @@ def integer_softmax(integers, table: torch.Tensor, keys: torch.Tensor | None):
     if keys is not None:
         integers = integers.masked_fill(~keys, HIDDEN)
     distance = (integers.amax(-1, keepdim=True) - integers).clamp_(max=len(table) - 1).int()
-    # In float64, which holds every sum of them.
-    parts = table.double().index_select(0, distance.flatten()).view_as(distance)
-    return parts.float().mul_(parts.sum(-1, keepdim=True).float().reciprocal_())
+    parts = table.index_select(0, distance.flatten()).view_as(distance)
+    return parts.float() * parts.sum(-1, keepdim=True, dtype=torch.int64).float().reciprocal()
 
 
 def integer_linear(x: torch.Tensor, weight):

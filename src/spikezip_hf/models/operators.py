@@ -234,14 +234,20 @@ class Softmax(nn.Module):
         """Softmax in inference: of whole numbers, where exponentials are too, and their sum is exact."""
         timeline, (x, keys) = align((x, keys))
         keys = unwrap(keys)
-        scale = x.scale if x.uniform and x.dtype == torch.float32 else None
-        table = None if scale is None else remembered(self, "exponentials", lambda: exponentials(scale))
+        table = self.exponentials(x) if x.uniform and x.dtype == torch.float32 else None
         if table is None:
             return Rows(self.forward(x.values, keys), timeline=timeline)
         probabilities = Rows(integer_softmax(x.given, table, keys), dtype=x.dtype, timeline=timeline)
         if not torch.is_grad_enabled():
             return probabilities
         return probabilities.with_gradient_of(self.forward(x.values, keys))
+
+    def exponentials(self, x: Rows) -> torch.Tensor | None:
+        """The table for scores of this scale, made once in a simulation; None where there is none, as in a graph."""
+        scale = x.scale
+        if scale is None or not in_inference(self):
+            return None
+        return remembered(self, "exponentials", lambda: exponentials(scale))
 
 
 class LayerNorm(nn.LayerNorm):
