@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from spikezip_hf.kernels import native
+from spikezip_hf.models.kernels import exponentials, integer_softmax
 from tests.kernels.test_building import needs_compiler
 
 pytestmark = needs_compiler
@@ -38,7 +39,7 @@ def library(tmp_path_factory):
 
 def neurons(library, current, scale=None):
     features = current.shape[-1]
-    tracer = torch.zeros(1, 40, features, dtype=torch.int8)
+    tracer = torch.zeros(1, *current.shape[1:], dtype=torch.int8)
     index, threshold = torch.tensor([[0], [1]]), torch.ones(1)
     return library.fire(current, scale, scale, threshold, (-8, 7), index, tracer, None, 15, 0)
 
@@ -53,10 +54,15 @@ def operations():
     def panels(library):
         return library.weight_panels(torch.randn(70, 70, generator=torch.Generator().manual_seed(0)), scale, 127)
 
+    def probabilities(library):
+        product = library.deferred(levels[:, None], levels[:, None].mT)
+        return integer_softmax(product, exponentials(one / 100), None)
+
     return {
         "neurons of floats": (False, lambda library: neurons(library, floats)),
         "neurons of integers": (False, lambda library: neurons(library, levels.int(), scale)),
         "neurons of a product": (True, lambda library: neurons(library, panels(library).times(levels), scale)),
+        "neurons of a softmax": (True, lambda library: neurons(library, probabilities(library))),
         "values": (False, lambda library: library.values(levels, scale, scale)),
         "levels of a weight": (False, lambda library: library.weight_levels(floats[0, :, :40], scale[:40], 127)),
         "panels": (True, lambda library: panels(library).panels),

@@ -205,6 +205,59 @@ class TestProductsWithAWeight:
         assert torch.equal(panels.times(levels).sums().double(), levels.double() @ weight.double().t())
 
 
+@needs_products
+@pytest.mark.usefixtures("way")
+class TestSoftmaxOfScores:
+    """With the neurons behind it, against `integer_softmax` and the reference's neurons."""
+
+    @staticmethod
+    def make(shape, generator, step=0.01, hide=True, layout="as it is"):
+        rows, heads, queries, count, k = shape
+        q = torch.randint(-16, 16, (rows, queries, heads, k), generator=generator, dtype=torch.int8).transpose(1, 2)
+        key = torch.randint(-16, 16, (rows, heads, k, count), generator=generator, dtype=torch.int8)
+        keys = torch.rand(rows, 1, 1, count, generator=generator) < 0.7 if hide else None
+        table = kernels.exponentials(torch.tensor([step]))
+        return kernels.integer_softmax(built.deferred(q, laid_out(key, layout)), table, keys)
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.tuples(st.integers(1, 3), st.integers(1, 2)),
+        st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 140), st.integers(1, 70)),
+        st.sampled_from([1e-3, 0.01, 0.4]),
+        st.booleans(),
+        st.sampled_from(LAYOUTS),
+        st.integers(0, 1000),
+    )
+    def test_fires_as_the_reference_does(self, time, sizes, step, hide, layout, seed):
+        (steps, samples), (heads, queries, count, _) = time, sizes
+        generator = torch.Generator().manual_seed(seed)
+        pending = self.make((steps * samples, *sizes), generator, step, hide, layout)
+        node = make_node(16, False, heads, False, generator)
+        timeline = Timeline(torch.ones(steps, samples, dtype=torch.bool))
+        tracer = torch.randint(0, 16, (samples, heads, queries, count), generator=generator, dtype=torch.int8)
+        tokens = torch.rand(samples, queries, generator=generator) < 0.7 if hide else None
+        current = Rows(pending, timeline=timeline)
+        assert current.pending is pending
+        expected = fire_reference(node, Rows(pending.values(), timeline=timeline), tracer.clone(), tokens, 3)
+        assert_same_firing(fire(node, current, tracer.clone(), tokens, 3), expected)
+        assert current.pending is pending  # never made by itself
+
+    def test_of_heads_that_are_too_few_for_the_threads(self, threads):
+        pending = self.make((3, 1, 150, 150, 16), torch.Generator().manual_seed(0))
+        node = make_node(16, False, 1, False, torch.Generator().manual_seed(0))
+        timeline = Timeline(torch.ones(3, 1, dtype=torch.bool))
+        rest = torch.zeros(1, 1, 150, 150, dtype=torch.int8)
+        expected = fire_reference(node, Rows(pending.values(), timeline=timeline), rest.clone())
+        assert_same_firing(fire(node, Rows(pending, timeline=timeline), rest.clone()), expected)
+
+    @pytest.mark.parametrize("copied", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    def test_is_copied_as_what_it_stands_for(self, copied):
+        pending = self.make((2, 2, 5, 6, 4), torch.Generator().manual_seed(0))
+        found = copied(Rows(pending))
+        assert found.pending is None
+        assert torch.equal(found.values, pending.values())
+
+
 def test_integer_products_with_weights_do_not_saturate_on_a_processor_without_vnni():
     """It multiplies bytes in pairs, whose sums of 16 bits saturate; oneDNN can be told to do as one without."""
     code = (

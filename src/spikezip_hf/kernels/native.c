@@ -226,6 +226,7 @@ int64_t spikezip_fire(const Neurons *a) {
         int64_t given = 0;  // rows of levels
         for (int64_t at = 0; at < a->steps * a->samples; at++) given = given > a->index[at] ? given : a->index[at] + 1;
         shifted = all_shifted(a->current, given * a->places, a->k);
+        lacking = !shifted && !tiles_allowed;
     }
 #endif
 
@@ -420,6 +421,7 @@ int spikezip_linear(const int8_t *left, int64_t m, int64_t k, const int8_t *pane
     if ((scales && !scale) || (biases && !bias)) return free(scale), free(bias), OUT_OF_MEMORY;
     int64_t blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS, count = padded(n, PANEL) / PANEL;
     uint8_t *shifted = all_shifted(left, m, k);
+    if (!shifted && !tiles_allowed) return free(scale), free(bias), OUT_OF_MEMORY;
 #pragma omp parallel reduction(| : lacking)
     {
         int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(k, 64)));

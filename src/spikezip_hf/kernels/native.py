@@ -405,7 +405,7 @@ class Library:
             for right in (b, b.mT.contiguous().mT):
                 if not torch.equal(self.products(a, right).double(), torch.matmul(a.double(), right.double())):
                     return False
-        if self.has_products and not self.multiplies_weights(generator):
+        if self.has_products and not (self.multiplies_weights(generator) and self.softens_scores(generator)):
             return False
         features, bounds = 33, (-8, 7)
         weight, steps = torch.randn(70, features, generator=generator), torch.rand(70, generator=generator) / 20 + 0.01
@@ -474,6 +474,34 @@ class Library:
         together, alone = (self.fire(current, *arguments, tracer.clone(), None, 15, 0) for current in (product, sums))
         targets = torch.floor((sums * scale + scale) / threshold + 0.5).clamp(-8, 7).to(torch.int8)
         return torch.equal(together[0], targets) and all(map(torch.equal, together[:-1], alone[:-1]))
+
+    def softens_scores(self, generator: torch.Generator) -> bool:
+        """Whether the neurons of a small softmax come out as plain torch has them."""
+        q = torch.randint(-8, 8, (2, 35, 3, 7), generator=generator, dtype=torch.int8).transpose(1, 2)
+        k = torch.randint(-8, 8, (2, 3, 7, 70), generator=generator, dtype=torch.int8)
+        table = torch.tensor([2**30 >> distance // 8 for distance in range(256)], dtype=torch.int32)
+        keys = torch.rand(2, 1, 1, 70, generator=generator) < 0.7
+        scores = torch.matmul(q.double(), k.double()).masked_fill(~keys, -(2.0**30))
+        parts = table[(scores.amax(-1, keepdim=True) - scores).clamp(max=255).long()]
+        probabilities = parts.float() * parts.sum(-1, keepdim=True).float().reciprocal()
+        softmax = Probabilities(MatrixProduct(self, q, k), table, keys, lambda *_: probabilities)
+        threshold, index = torch.tensor([0.01]), torch.tensor([[0], [1]])
+        together, alone = (
+            self.fire(
+                current,
+                None,
+                None,
+                threshold,
+                (0, 15),
+                index,
+                torch.zeros(1, 3, 35, 70, dtype=torch.int8),
+                None,
+                15,
+                0,
+            )
+            for current in (softmax, probabilities)
+        )
+        return all(map(torch.equal, together[:-1], alone[:-1]))
 
 
 def operands(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
