@@ -123,7 +123,9 @@ class TestBuilding:
             ("no AVX-512", "neurons.h", "s = (int8_t)(s + step)", "s = (int8_t)(s - step)"),
             (None, "native.c", "out[c] = (float)in[c] * scale[c] + bias[c]", "out[c] = (float)in[c] - bias[c]"),
             ("tiles", "products.h", "left + 16 * stride + i", "left + 15 * stride + i"),
-            ("vectors", "products.h", "four ^ 0x80808080u", "four"),
+            ("vectors", "products.h", "bytes, _mm512_set1_epi8((char)128)", "bytes, _mm512_set1_epi8(64)"),
+            ("vectors", "softmax.h", "_mm512_srli_epi64(part, 32)", "part"),
+            ("vectors", "softmax.h", "_mm512_mask_mov_epi32(hidden", "_mm512_mask_mov_epi32(x"),
             ("vectors", "native.c", "correct(out, k, correction", "correct(panels, k, correction"),
         ],
     )

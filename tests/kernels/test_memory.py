@@ -38,7 +38,6 @@ def library(tmp_path_factory):
 
 
 def neurons(library, current, scale=None):
-    features = current.shape[-1]
     tracer = torch.zeros(1, *current.shape[1:], dtype=torch.int8)
     index, threshold = torch.tensor([[0], [1]]), torch.ones(1)
     return library.fire(current, scale, scale, threshold, (-8, 7), index, tracer, None, 15, 0)

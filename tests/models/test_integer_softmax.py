@@ -102,7 +102,7 @@ def test_gradients_are_those_of_the_softmax_in_floating_point():
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("architecture", ["roberta", "bert"])
 def test_a_text_has_the_same_bits_whatever_padding_is_beside_it(architecture, side):
-    """In float32: products with weights of 8 bits and softmax are of whole numbers, all else is each position's own."""
+    """In float32: products with weights of 8 bits and softmax are of whole numbers; all else is of one position."""
     snn = make_snn(architecture, weight_bits=8, scale_granularity="per_tensor")
     batch = make_inputs(snn, side=side)
     run = snn(**batch, time_steps=90, stop="equilibrium")

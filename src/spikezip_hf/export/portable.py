@@ -97,6 +97,8 @@ class PortableSoftmax(Softmax):
         table: of the scores' scale; None for a softmax in floating point.
     """
 
+    table: torch.Tensor | None
+
     def __init__(self, source: Softmax, table: torch.Tensor | None):
         super().__init__()
         self.name = source.name

@@ -399,8 +399,8 @@ class TracingEngine(QuantEngine):
             raise no_word(f"The operator {type(operator).__name__}")
         return self.operation(operator.name, kind, result, x, **said)
 
-    def without_padding(self, scores):
-        return (scores + self.static(padding_bias(self.tokens, scores.dtype)),)
+    def without_padding(self, scores, tokens):
+        return (scores + self.static(padding_bias(tokens, scores.dtype)),)
 
     def first_token(self, x):
         if self.tokens is None:

@@ -10,8 +10,8 @@
 In inference the first two hand on `Rows`, which know the levels behind a value; in training tensors are plain ones.
 
 The primitives: `encode` (input to current), `static` (a constant current), `linear` (an affine module), `matmul` (both
-operands dynamic), `pool` (a mean over positions), `rearrange` (another order of positions), `apply` (softmax,
-LayerNorm), `fire` (an activation node). Residual additions are `+`. A network of sequences says with `attend` which
+operands dynamic), `probabilities` (softmax of attention scores), `pool` (a mean over positions), `rearrange` (another
+order of positions), `apply` (LayerNorm and other operators), `fire` (an activation node). Residual additions are `+`. A network of sequences says with `attend` which
 positions hold tokens: the others, padding, never fire and are never counted.
 
 A spiking engine *is* the state of one run on one batch: nothing of it is kept in the modules, so nothing leaks from a
@@ -114,12 +114,11 @@ class QuantEngine:
             scores = scores + self.static(bias)
         if self.tokens is None:
             return self.apply(softmax, scores)
-        return self.apply(softmax, *self.without_padding(scores))
+        return self.apply(softmax, *self.without_padding(scores, self.tokens))
 
-    def without_padding(self, scores) -> tuple:
+    def without_padding(self, scores, tokens: torch.Tensor) -> tuple:
         """What a softmax is given so that it looks at no padding: scores, and which of them count."""
-        assert self.tokens is not None
-        return scores, self.static(self.tokens[:, None, None])
+        return scores, self.static(tokens[:, None, None])
 
     def fire(self, node: LSQQuantizer, current):
         return self.emit(node, self.silence_padding(current))
@@ -403,8 +402,8 @@ class EventEngine(SpikingEngine):
     def matmul(self, product, a, b):
         return self.products.setdefault(product.name, SESA()).step(a, b)
 
-    def without_padding(self, scores):
-        return (scores + self.static(padding_bias(self.tokens, scores.dtype)),)
+    def without_padding(self, scores, tokens):
+        return (scores + self.static(padding_bias(tokens, scores.dtype)),)
 
     def apply(self, operator, x):
         if operator.name not in self.operators:

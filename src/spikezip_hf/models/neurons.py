@@ -79,8 +79,8 @@ def fire(
 
 
 def sums_of(current: Rows):
-    """What a kernel makes currents of: whole sums, or the product that they come of, with scale and bias; else a softmax
-    that has still to be done, or the values, and nothing."""
+    """What a kernel makes currents of: whole sums, or the product that they come of, with scale and bias; else the
+    values, or a softmax that has still to be done, and nothing."""
     if hasattr(current.product, "weight"):  # with a weight, and so with neurons
         return current.product, current.scale, current.bias
     if current.pending is not None and current.device.type == "cpu":

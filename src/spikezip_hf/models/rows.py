@@ -203,6 +203,7 @@ class Rows:
         if isinstance(args[0] if args else kwargs.get("device"), str | int | torch.device):
             rows = copy(self)
             rows._integers = self.integers
+            rows._values = None if self._values is None else self.values
             for name in ("_values", "_integers", "scale", "bias"):
                 x = getattr(rows, name)
                 setattr(rows, name, None if x is None else x.to(*args, **kwargs))
