@@ -11,8 +11,9 @@ In inference the first two hand on `Rows`, which know the levels behind a value;
 
 The primitives: `encode` (input to current), `static` (a constant current), `linear` (an affine module), `matmul` (both
 operands dynamic), `probabilities` (softmax of attention scores), `pool` (a mean over positions), `rearrange` (another
-order of positions), `apply` (LayerNorm and other operators), `fire` (an activation node). Residual additions are `+`. A network of sequences says with `attend` which
-positions hold tokens: the others, padding, never fire and are never counted.
+order of positions), `apply` (LayerNorm and other operators), `fire` (an activation node). Residual additions are `+`.
+A network of sequences says with `attend` which positions hold tokens: the others, padding, never fire and are never
+counted.
 
 A spiking engine *is* the state of one run on one batch: nothing of it is kept in the modules, so nothing leaks from a
 batch to the next and there is nothing to reset.
