@@ -108,13 +108,8 @@ def exponentials(scale: torch.Tensor) -> torch.Tensor | None:
     entries = (EXPONENTIAL_BITS + 1) * math.log(2) / step + 2 if step > 0 else math.inf
     if not entries < LONGEST_TABLE:
         return None
-    distance = torch.arange(int(entries), dtype=torch.float64, device="cpu")
-    return exponential(distance, step).to(torch.int32).to(scale.device)
-
-
-def exponential(distance: torch.Tensor, step: float) -> torch.Tensor:
-    """2**30 * exp(-step * distance), rounded to whole numbers, of a tensor in float64."""
-    return (distance * -step).exp_().mul_(2.0**EXPONENTIAL_BITS).round_()
+    exponents = torch.arange(int(entries), dtype=torch.float64, device="cpu").mul_(-step)
+    return exponents.exp_().mul_(2.0**EXPONENTIAL_BITS).round_().to(torch.int32).to(scale.device)
 
 
 def integer_softmax(integers, table: torch.Tensor, keys: torch.Tensor | None):

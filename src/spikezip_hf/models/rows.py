@@ -11,7 +11,6 @@ both. A `Timeline` says which steps of a chunk have a row of their own.
 """
 
 from copy import copy
-from functools import lru_cache
 
 import torch
 
@@ -40,12 +39,11 @@ class Timeline:
         self.num_rows = int(numbers[-1, -1]) + 1 if changed.numel() else 0
 
     @classmethod
-    @lru_cache(maxsize=64)
     def constant(cls, steps: int, samples: int) -> "Timeline":
-        """One row a sample for all steps. The same one each time, which nobody changes."""
+        """One row a sample for all steps."""
         changed = torch.zeros(steps, samples, dtype=torch.bool, device="cpu")
         changed[0] = True
-        return cls(changed)
+        return cls(changed, torch.arange(samples, device="cpu").expand(steps, -1), samples)
 
     def union(self, other: "Timeline") -> "Timeline":
         """Rows wherever one of the two has one. One of the two itself, if it has all."""
