@@ -165,7 +165,6 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
     int64_t row = -1;
     int pending = 1;
     for (int64_t t = 0; t < a->steps; t++) {
-        int8_t *out = a->levels + (t * a->samples + sample) * n + place;
         if (t <= moves || t <= a->closed || pending) {
             if (index[t * a->samples] != row) {
                 row = index[t * a->samples];
@@ -178,6 +177,7 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
                 a->counts[t * a->samples + sample] += spikes;
             }
         }
+        int8_t *out = a->levels + (t * a->samples + sample) * n + place;
         if (width == a->features)
             memcpy(out, own->state, (size_t)(rows * width));
         else
@@ -190,11 +190,14 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
     }
 }
 
-// How many of a head's queries one thread takes through all steps: all, or fewer where heads are too few for the threads.
-static int64_t queries_of_block(int64_t queries, int64_t heads) {
-    int64_t parts = 1;
+// How many of a head's queries one thread takes through all steps: all, but as many as stay in its second cache, and fewer
+// where heads are too few for the threads.
+static int64_t queries_of_block(int64_t queries, int64_t keys, int64_t heads) {
+    enum { BLOCK = 1 << 19 };
+    int64_t parts = (queries * keys + BLOCK - 1) / BLOCK;
 #ifdef _OPENMP
-    parts = (2 * omp_get_max_threads() + heads - 1) / heads;
+    int64_t wanted = (2 * omp_get_max_threads() + heads - 1) / heads;
+    if (wanted > parts) parts = wanted;
 #endif
     return padded((queries + parts - 1) / parts, BLOCK_ROWS);
 }
@@ -207,7 +210,7 @@ int64_t spikezip_fire(const Neurons *a) {
     int64_t width = product ? PANEL : a->features, padded_features = padded(a->features, width);
     int64_t heads = scores ? a->heads : 1, places = a->places / heads;  // a block lies within a head
     int64_t rows_of_block = product ? BLOCK_ROWS : BLOCK / width > 0 ? BLOCK / width : 1;
-    if (scores) rows_of_block = queries_of_block(places, a->samples * heads);
+    if (scores) rows_of_block = queries_of_block(places, width, a->samples * heads);
     int64_t blocks = (places + rows_of_block - 1) / rows_of_block, panels = padded_features / width;
     float *scale = spread(a->scale, a->scales, a->features, padded_features, 0.0f);
     float *bias = spread(a->bias, a->biases, a->features, padded_features, 0.0f);

@@ -485,21 +485,10 @@ class Library:
         parts = table[(scores.amax(-1, keepdim=True) - scores).clamp(max=255).long()]
         probabilities = parts.float() * parts.sum(-1, keepdim=True).float().reciprocal()
         softmax = Probabilities(MatrixProduct(self, q, k), table, keys, lambda *_: probabilities)
-        threshold, index = torch.tensor([0.01]), torch.tensor([[0], [1]])
+        arguments = None, None, torch.tensor([0.01]), (0, 15), torch.tensor([[0], [1]])
+        rest = torch.zeros(1, 3, 35, 70, dtype=torch.int8)
         together, alone = (
-            self.fire(
-                current,
-                None,
-                None,
-                threshold,
-                (0, 15),
-                index,
-                torch.zeros(1, 3, 35, 70, dtype=torch.int8),
-                None,
-                15,
-                0,
-            )
-            for current in (softmax, probabilities)
+            self.fire(current, *arguments, rest.clone(), None, 15, 0) for current in (softmax, probabilities)
         )
         return all(map(torch.equal, together[:-1], alone[:-1]))
 
