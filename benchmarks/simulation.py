@@ -189,7 +189,7 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
     if native.library() is not None:
         kinds = {
             "products": "products of attention",
-            "fire": "neurons, and integer products with weights",
+            "fire": "neurons, with the integer products and the softmax ahead of them",
             "values": "levels to values",
         }
         places += [(native.Library, name, kind) for name, kind in kinds.items()]
