@@ -13,6 +13,7 @@ from spikezip_hf.models.engines import (
     SpikingEngine,
     accumulate,
     hand_on,
+    padding_bias,
 )
 from spikezip_hf.models.neurons import levels_of
 from spikezip_hf.models.operators import MatMul, MeanPool, Softmax
@@ -287,6 +288,51 @@ class TestCumulative:
         assert engine.accumulated(readout, None, True).squeeze(-1).tolist() == [[0, 1], [2, 1], [2, 3]]
         assert engine.accumulated(readout, None, False).squeeze(-1).tolist() == [[2, 3]]
         assert engine.accumulated(torch.tensor([[7.0], [8.0]]), None, True).squeeze(-1).tolist() == [[7, 8]] * 3
+
+
+class TestProbabilities:
+    """Of attention scores, in float64: (samples, heads, N, N)."""
+
+    SCORES, BIAS = (torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(seed)).double() for seed in (0, 1))
+
+    def expected(self, tokens, bias):
+        scores = self.SCORES if bias is None else self.SCORES + bias
+        probabilities = torch.zeros(2, 2, 3, 3).double()
+        for sample in range(2):
+            seen = slice(None) if tokens is None else tokens[sample]
+            probabilities[sample][..., seen] = scores[sample][..., seen].softmax(-1)
+        return probabilities
+
+    @pytest.mark.parametrize("bias", [None, BIAS])
+    @pytest.mark.parametrize("tokens", [None, TOKENS])
+    def test_nothing_looks_at_padding(self, tokens, bias):
+        quant, event, chunk = (
+            QuantEngine(),
+            EventEngine(2, torch.device("cpu")),
+            CumulativeEngine(2, torch.device("cpu")),
+        )
+        for engine in (quant, event, chunk):
+            engine.attend(tokens)
+        expected = self.expected(tokens, bias)
+        assert torch.allclose(quant.probabilities(Softmax(), self.SCORES, bias), expected, rtol=0, atol=1e-15)
+
+        chunk.advance(1)
+        given = Rows(self.SCORES, timeline=chunk.constant)
+        assert torch.allclose(chunk.probabilities(Softmax(), given, bias).values, expected, rtol=0, atol=1e-15)
+
+        softmax, total = Softmax(), torch.zeros(())
+        for share in (0.25, 0.5, 0.25):  # of the scores, a step after the other
+            event.advance(1)
+            total = total + event.probabilities(softmax, self.SCORES * share, bias)
+        assert torch.allclose(total, expected, rtol=0, atol=1e-14)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+    def test_what_hides_padding_is_the_lowest_number(self, dtype):
+        lowest = torch.finfo(dtype).min
+        bias = padding_bias(TOKENS, dtype)
+        assert bias.dtype == dtype
+        assert bias.shape == (2, 1, 1, 3)
+        assert bias.flatten(1).tolist() == [[0, 0, 0], [lowest, 0, lowest]]
 
 
 class TestEvent:

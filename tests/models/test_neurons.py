@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 from itertools import accumulate
+from unittest import mock
 
 import pytest
 import torch
@@ -372,6 +373,16 @@ def test_a_kernel_is_given_whole_sums_with_what_they_are_scaled_by_or_values(dty
         assert by is more is None
     values = torch.rand(3, 4)
     assert sums_of(Rows(values)) == (values, None, None)
+
+
+def test_a_kernel_is_given_a_softmax_that_has_still_to_be_done():
+    pending = mock.Mock(dtype=torch.float32, shape=torch.Size([2, 3]), device=torch.device("cpu"))
+    current = Rows(pending)
+    assert sums_of(current) == (pending, None, None)
+    pending.values.assert_not_called()
+    pending.values.return_value = torch.ones(2, 3)
+    assert torch.equal(current.values, torch.ones(2, 3))
+    assert sums_of(current) == (current.values, None, None)
 
 
 @pytest.mark.parametrize("with_a_weight", [True, False])

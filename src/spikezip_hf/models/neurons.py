@@ -83,7 +83,7 @@ def sums_of(current: Rows):
     values, or a softmax that has still to be done, and nothing."""
     if hasattr(current.product, "weight"):  # with a weight, and so with neurons
         return current.product, current.scale, current.bias
-    if current.pending is not None and current.device.type == "cpu":
+    if current.pending is not None:  # only the kernels for a CPU put a softmax off
         return current.pending, None, None
     integers = current.integers
     # On a GPU products of integers are done in floats, which hold whole sums.
