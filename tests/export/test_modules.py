@@ -82,7 +82,7 @@ def test_frames_are_added_up_as_in_the_simulation():
 @torch.no_grad()
 @pytest.mark.parametrize("network", ["vit", "swin", "events", *VITS])
 def test_portable_steps_with_weights_of_bytes_are_the_simulation(network):
-    """All their products are of integers, but for the convolution, LayerNorm and softmax: the same operators here."""
+    """All is of integers but for the convolution and LayerNorm, and a softmax with a bias: the same operators here."""
     snn = make_step(network, weight_bits=8)
     step = StreamingStep(snn)
     inputs = step.signature.sample(3)

@@ -194,7 +194,7 @@ def test_a_run_shorter_than_the_way_to_equilibrium(stop):
 
 @pytest.mark.parametrize("architecture", ["vit", "bert"])
 def test_a_sample_fires_the_same_alone_as_in_a_batch(architecture):
-    """On integers. A text keeps its padding here: softmax sums a longer row in another order."""
+    """On integers. A text keeps its padding here; without it, see `test_integer_softmax.py`."""
     snn = make_snn(architecture, weight_bits=8)
     batch = make_inputs(snn)
     together = simulated(snn, batch, 90, stop="equilibrium")
