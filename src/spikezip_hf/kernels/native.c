@@ -37,21 +37,27 @@ static float *spread(const float *numbers, int64_t count, int64_t features, int6
     return all;
 }
 
-enum { FLOATS, INTEGERS, LEVELS, SCORES };  // what currents are given as
+// What currents x are given as.
+enum {
+    FLOATS,    // themselves
+    INTEGERS,  // int32, x = integer * scale + bias
+    LEVELS,    // int8, (rows, places, k): such integers are the product with a weight
+    SCORES,    // int8, (rows, heads, queries, k): x is the softmax of the product with `right`
+};
 
 // The neurons of one node in a chunk. The mirror of `Neurons` in native.py.
 typedef struct {
-    const void *current;        // rows of currents, or of what they are made of
-    int64_t kind;               // FLOATS; INTEGERS, int32, x = integer * scale + bias; LEVELS, int8, (rows, places, k) to
-    int64_t k;                  // be multiplied with a weight, whose product is such integers:
-    const int8_t *panels;       // its panels, see products.h,
-    const int32_t *correction;  // and what to take off; SCORES, int8, (rows, heads, queries, k), of any strides but the
-    const int8_t *right;        // last, to be multiplied with this, (rows, heads, k, features), of any strides: currents
-    const int64_t *strides;     // are the softmax of the products; strides are the seven
-    int64_t heads;              // of these tensors;
-    const int32_t *table;       // exponentials, see softmax.h,
-    int64_t entries;            // of this many distances;
-    const uint8_t *keys;        // (rows, features) which products count, or NULL for all
+    const void *current;  // rows, of this kind
+    int64_t kind;
+    int64_t k;
+    const int8_t *panels;       // of LEVELS: the weight, see products.h,
+    const int32_t *correction;  // and what to take off
+    const int8_t *right;        // of SCORES: (rows, heads, k, features);
+    const int64_t *strides;     // of `current`, three, whose last is 1, and of `right`, four;
+    int64_t heads;
+    const int32_t *table;  // of exponentials, see softmax.h,
+    int64_t entries;       // so many;
+    const uint8_t *keys;   // (rows, features) which scores count, or NULL for all
     const float *scale, *bias, *threshold;
     int64_t scales, biases, thresholds;  // one number or one for each feature; no bias if 0
     const uint8_t *tokens;               // (samples, positions) which positions hold tokens, or NULL for all;
@@ -125,14 +131,8 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
     }
     if (a->kind == LEVELS) {
         int64_t panel = column / PANEL;
-        const int8_t *weight = a->panels + panel * panel_bytes(a->k);
-        int64_t place = row * a->places + first;
-        if (own->shifted)
-            shifted_block(own->shifted + place * padded(a->k, 64), (int)rows, a->k, weight, a->correction + column,
-                          own->product);
-        else
-            product_block((const int8_t *)a->current + place * a->k, a->k, (int)rows, a->k, weight,
-                          a->correction + column, own->spare, own->product);
+        weight_block(a->current, own->shifted, row * a->places + first, (int)rows, a->k,
+                     a->panels + panel * panel_bytes(a->k), a->correction + column, own->spare, own->product);
         integers = own->product, stride = PANEL;
     }
 #endif
@@ -435,11 +435,8 @@ int spikezip_linear(const int8_t *left, int64_t m, int64_t k, const int8_t *pane
         for (int64_t item = 0; item < count * blocks; item++) {
             if (lacking) continue;
             int64_t panel = item / blocks, first = item % blocks * BLOCK_ROWS, rows = least(m - first, BLOCK_ROWS);
-            const int8_t *weight = panels + panel * panel_bytes(k);
-            if (shifted)
-                shifted_block(shifted + first * padded(k, 64), (int)rows, k, weight, correction + panel * PANEL, product);
-            else
-                product_block(left + first * k, k, (int)rows, k, weight, correction + panel * PANEL, spare, product);
+            weight_block(left, shifted, first, (int)rows, k, panels + panel * panel_bytes(k), correction + panel * PANEL,
+                         spare, product);
             hand_out(product, rows, least(n - panel * PANEL, PANEL), scale ? scale + panel * PANEL : NULL,
                      bias ? bias + panel * PANEL : NULL, (int32_t *)out + first * n + panel * PANEL, n);
         }

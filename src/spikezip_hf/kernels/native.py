@@ -267,7 +267,7 @@ class Library:
         scores, (n, n).
         """
         batch = a.shape[:-3]  # rows, or rows and windows
-        a, b = operands(a.flatten(0, -4), b.flatten(0, -4))
+        a, b = with_rows_in_place(a.flatten(0, -4)), b.flatten(0, -4)
         rows, heads, m, k = a.shape
         n = b.shape[-1]
         dtype = torch.int32 if scale is None else torch.float32
@@ -349,7 +349,7 @@ class Library:
             neurons = Neurons(kind=LEVELS, k=weight.shape[1])
             neurons.panels, neurons.correction = weight.panels.data_ptr(), weight.correction.data_ptr()
         elif isinstance(current, Probabilities):
-            given, right = operands(current.product.left, current.product.right)
+            given, right = with_rows_in_place(current.product.left), current.product.right
             strides = torch.tensor([*given.stride()[:3], *right.stride()], device=CPU)
             neurons = Neurons(kind=SCORES, k=given.shape[-1], heads=given.shape[1], entries=len(current.table))
             neurons.right, neurons.strides, neurons.table = (x.data_ptr() for x in (right, strides, current.table))
@@ -493,9 +493,9 @@ class Library:
         return all(map(torch.equal, together[:-1], alone[:-1]))
 
 
-def operands(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Both sides of a product as the kernels read them: rows of the left side lie in memory as they are."""
-    return a if a.stride(-1) == 1 else a.contiguous(), b
+def with_rows_in_place(left: torch.Tensor) -> torch.Tensor:
+    """The left side of a product as the kernels read it: the numbers of a row side by side."""
+    return left if left.stride(-1) == 1 else left.contiguous()
 
 
 def numbers_of(x: torch.Tensor | None) -> tuple[ctypes.c_void_p | None, int64]:

@@ -180,9 +180,9 @@ static void shifted_block(const uint8_t *shifted, int rows, int64_t k, const int
 // `rows` rows, at most 32, times a panel, to `out` (32, 64). `spare`: 32 rows of k up to a multiple of 64.
 static void product_block(const int8_t *left, int64_t stride, int rows, int64_t k, const int8_t *panel,
                           const int32_t *correction, int8_t *spare, int32_t *out) {
-    int64_t wide = padded(k, 64);
 #if HAVE_TILES
     if (tiles_allowed) {
+        int64_t wide = padded(k, 64);
         if (wide != k || rows % 16) {  // the last rows, or the last columns of the left side: with zeros around them
             for (int i = 0; i < rows; i++) {
                 memcpy(spare + i * wide, left + i * stride, (size_t)k);
@@ -200,5 +200,14 @@ static void product_block(const int8_t *left, int64_t stride, int rows, int64_t 
 #endif
     shift_rows(left, stride, rows, k, (uint8_t *)spare);
     shifted_block((uint8_t *)spare, rows, k, panel, correction, out);
+}
+
+// The same of `rows` rows of k from row `first` on, shifted already if `shifted` is there.
+static void weight_block(const int8_t *left, const uint8_t *shifted, int64_t first, int rows, int64_t k,
+                         const int8_t *panel, const int32_t *correction, int8_t *spare, int32_t *out) {
+    if (shifted)
+        shifted_block(shifted + first * padded(k, 64), rows, k, panel, correction, out);
+    else
+        product_block(left + first * k, k, rows, k, panel, correction, spare, out);
 }
 #endif

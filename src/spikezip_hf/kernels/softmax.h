@@ -1,7 +1,7 @@
 // Copyright 2026 The spikezip_hf authors. Apache-2.0.
 //
 // Softmax of whole numbers, as `integer_softmax` in models/kernels.py: a table tells the exponential, a whole number, of a
-// score's distance to the largest one, so that their sum is exact.
+// score's distance to the largest one, so that their sum is exact. Scores lie as products.h leaves them.
 
 #include <stdint.h>
 

@@ -116,7 +116,7 @@ def integer_softmax(integers, table: torch.Tensor, keys: torch.Tensor | None):
     """Softmax of scores that are whole numbers times a scale: float32, each the same in any order of adding.
 
     The exponential of a score is a whole number that depends on its distance to the largest one alone, so the sum of
-    exponentials is exact. A probability is off by 2**-31 and by two roundings to float32.
+    exponentials is exact. Each of them is off by 2**-31 of the largest at most; four roundings to float32 follow.
 
     Args:
         integers: (rows, ..., N), whole numbers below 2**29, or a product of `integer_matmul`.

@@ -3,7 +3,7 @@
 
 A node hands on *levels* and their scale, s * S. A product of levels and integer weights, or of two levels, is a sum of
 integers: exact, in any order and by any kernel, and so the same for one row and for a thousand. Its scale, and the
-bias of an affine map, come afterwards. Whoever needs values (a residual addition, LayerNorm, softmax) gets
+bias of an affine map, come afterwards. Whoever needs values (a residual addition, LayerNorm) gets
 integers * scale + bias.
 
 In a simulation many steps are rows of one pass, and where nothing changes from a step to the next one row stands for
