@@ -31,6 +31,28 @@ class Panels:
     panels: torch.Tensor
     correction: torch.Tensor
     shape: tuple[int, int]
+    sum_dtype = torch.int32
+
+    def times(self, levels: torch.Tensor) -> LinearProduct:
+        return LinearProduct(levels, self)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedPoint:
+    """A weight of float32 that the kernels multiply with as fixed-point numbers (`models.kernels.fixed_point`).
+
+    Attributes:
+        numbers: (out_features, in_features) float32; with `factors`, (in_features,), times those.
+    """
+
+    kernels: Library
+    numbers: torch.Tensor
+    factors: torch.Tensor | None
+    sum_dtype = torch.float64
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.numbers.shape
 
     def times(self, levels: torch.Tensor) -> LinearProduct:
         return LinearProduct(levels, self)
@@ -41,7 +63,7 @@ class LinearProduct:
     """Levels (..., in_features), int8, that are to be multiplied with a weight. Neurons can do it (`Library.fire`)."""
 
     levels: torch.Tensor
-    weight: Panels
+    weight: Panels | FixedPoint
 
     @property
     def shape(self) -> torch.Size:
@@ -52,7 +74,7 @@ class LinearProduct:
         return self.levels.device
 
     def sums(self) -> torch.Tensor:
-        """The product, (..., out_features) int32."""
+        """The product, (..., out_features) of the weight's `sum_dtype`."""
         return self.weight.kernels.linear(self)
 
     def __reduce__(self):

@@ -11,8 +11,8 @@
 #endif
 
 #include "neurons.h"
-#include "products.h"
 #include "softmax.h"
+#include "weights.h"
 
 // What products are done by from now on: 0: nothing here; 1: vectors; 2: tiles, if the processor and the system allow it
 // and they are wanted.
@@ -41,7 +41,7 @@ static float *spread(const float *numbers, int64_t count, int64_t features, int6
 enum {
     FLOATS,    // themselves
     INTEGERS,  // int32, x = integer * scale + bias
-    LEVELS,    // int8, (rows, places, k): such integers are the product with a weight
+    LEVELS,    // int8, (rows, places, k): such integers are the product with a weight, see weights.h
     SCORES,    // int8, (rows, heads, queries, k): x is the softmax of the product with `right`
 };
 
@@ -49,10 +49,9 @@ enum {
 typedef struct {
     const void *current;  // rows, of this kind
     int64_t kind;
+    Weight weight;         // of LEVELS
+    const int8_t *right;   // of SCORES: (rows, heads, k, features);
     int64_t k;
-    const int8_t *panels;       // of LEVELS: the weight, see products.h,
-    const int32_t *correction;  // and what to take off
-    const int8_t *right;        // of SCORES: (rows, heads, k, features);
     const int64_t *strides;     // of `current`, three, whose last is 1, and of `right`, four;
     int64_t heads;
     const int32_t *table;  // of exponentials, see softmax.h,
@@ -77,13 +76,18 @@ typedef struct {
     int64_t coarse;  // leading steps in which it does not fire at a difference of one level
 } Neurons;
 
-// A thread's own memory: targets and tracers of a block, its product, rows with zeros around them; of scores, the right
-// side of a product as panels, and a row of probabilities.
+// A thread's own memory: targets and tracers of a block, its product, rows with zeros around them; of a weight, its panel
+// and sums in fixed point; of scores, the right side of a product as panels, and a row of probabilities.
 typedef struct {
     int8_t *target, *state, *spare, *panels;
-    const uint8_t *shifted;  // everybody's: the rows of levels, shifted, if vectors multiply
     int32_t *product, *correction;
+    double *sums;
     float *probabilities;
+#if HAVE_PRODUCTS
+    Held held;
+    const uint8_t *shifted;  // everybody's: the rows of levels, shifted, if vectors multiply
+    const Events *events;    // everybody's, too
+#endif
 } Scratch;
 
 #if HAVE_PRODUCTS
@@ -119,21 +123,24 @@ static void targets_of_scores(const Neurons *a, const Quantizer *q, const Scratc
 }
 #endif
 
-// Targets of a block of one row: `rows` places from `first` on, `width` features from `column` on.
-static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t row,
+// Targets of a block of a step's row: `rows` places from `first` on, `width` features from `column` on.
+static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t at,
                              int64_t first, int64_t rows, int64_t column, int64_t width, int *undefined) {
     const int32_t *integers = NULL;
-    int64_t stride = a->features;
+    int64_t stride = a->features, row = a->index[at];
 #if HAVE_PRODUCTS
+    const double *wide = NULL;
     if (a->kind == SCORES) {
         targets_of_scores(a, q, own, sample, row, first, rows, undefined);
         return;
     }
     if (a->kind == LEVELS) {
-        int64_t panel = column / PANEL;
-        weight_block(a->current, own->shifted, row * a->places + first, (int)rows, a->k,
-                     a->panels + panel * panel_bytes(a->k), a->correction + column, own->spare, own->product);
-        integers = own->product, stride = PANEL;
+        if (own->events->few[at])
+            add_events(&a->weight, &own->held, own->events, at, first, rows, a->places, own->product, own->sums);
+        else
+            whole_block(&a->weight, &own->held, a->current, own->shifted, row * a->places + first, (int)rows, own->spare,
+                        own->product, own->sums);
+        integers = own->product, wide = a->weight.numbers ? own->sums : NULL, stride = PANEL;
     }
 #endif
     if (a->kind == INTEGERS) integers = (const int32_t *)a->current + (row * a->places + first) * a->features + column;
@@ -144,13 +151,17 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
         else if (a->kind == FLOATS)
             levels_of_floats((const float *)a->current + (row * a->places + first + r) * a->features, width, q, 0, target,
                              undefined);
+#if HAVE_PRODUCTS
+        else if (wide)
+            levels_of_wide(wide + r * stride, own->held.quanta, width, q, column, target, undefined);
+#endif
         else
             levels_of_integers(integers + r * stride, width, q, column, target, undefined);
     }
 }
 
 // Take a block of one sample's neurons through all steps.
-static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t first,
+static void run_block(const Neurons *a, const Quantizer *q, Scratch *own, int64_t sample, int64_t first,
                       int64_t rows, int64_t column, int64_t width, int *undefined) {
     int64_t there = least(width, a->features - column);  // the rest of a panel is nobody's
     int64_t place = first * a->features + column, n = a->places * a->features;
@@ -159,6 +170,13 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
         memcpy(own->state + r * width, tracer + r * a->features, (size_t)there);
         memset(own->state + r * width + there, 0, (size_t)(width - there));
     }
+#if HAVE_PRODUCTS
+    if (a->kind == LEVELS) {
+        hold(&a->weight, column / PANEL, &own->held);
+        memset(own->product, 0, BLOCK_ROWS * PANEL * sizeof *own->product);
+        memset(own->sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
+    }
+#endif
     const int64_t *index = a->index + sample;
     int64_t moves = a->steps - 1;  // the last step at which the current of this sample changes
     while (moves > 0 && index[moves * a->samples] == index[(moves - 1) * a->samples]) moves--;
@@ -168,7 +186,7 @@ static void run_block(const Neurons *a, const Quantizer *q, const Scratch *own, 
         if (t <= moves || t <= a->closed || pending) {
             if (index[t * a->samples] != row) {
                 row = index[t * a->samples];
-                targets_of_block(a, q, own, sample, row, first, rows, column, width, undefined);
+                targets_of_block(a, q, own, sample, t * a->samples + sample, first, rows, column, width, undefined);
             }
             int8_t most = t < a->closed ? 0 : (int8_t)a->max_spikes;
             int64_t spikes = track(own->target, own->state, rows * width, most, t < a->coarse ? 2 : 1, &pending);
@@ -202,6 +220,23 @@ static int64_t queries_of_block(int64_t queries, int64_t keys, int64_t heads) {
     return padded((queries + parts - 1) / parts, BLOCK_ROWS);
 }
 
+#if HAVE_PRODUCTS
+// The share of its levels that may change for a row's events to be a shorter way than a whole product.
+static double share_of_events(int fixed) {
+    if (tiles_allowed) return fixed ? 0.25 : 0.06;
+    return fixed ? 0.6 : 0.4;
+}
+
+// How many blocks of a product a thread takes up at once: all of a panel, which it has to hold, if panels are enough.
+static int64_t blocks_of_a_thread(int64_t panels, int64_t blocks) {
+    int threads = 1;
+#ifdef _OPENMP
+    threads = omp_get_max_threads();
+#endif
+    return panels >= 2 * threads ? blocks : 1;
+}
+#endif
+
 // Run the neurons of one node through a chunk. Returns how many rows of levels there are, negative if a current is NaN;
 // NOT_FIRED without memory.
 int64_t spikezip_fire(const Neurons *a) {
@@ -223,24 +258,37 @@ int64_t spikezip_fire(const Neurons *a) {
     int undefined = 0;
     memset(a->counts, 0, (size_t)(a->steps * a->samples) * sizeof *a->counts);
     memset(a->at_target, 1, (size_t)a->samples);
-    uint8_t *shifted = NULL;
+    int64_t grain = 1;  // blocks that a thread takes up at once
 #if HAVE_PRODUCTS
+    Events events = {0};
+    uint8_t *shifted = NULL;
     if (product) {
+        int64_t part = a->weight.numbers ? WIDE_PART : a->weight.k;
+        lacking = find_events(a->current, a->index, a->steps, a->samples, a->places, a->weight.k, part,
+                              share_of_events(a->weight.numbers != NULL), &events);
         int64_t given = 0;  // rows of levels
         for (int64_t at = 0; at < a->steps * a->samples; at++) given = given > a->index[at] ? given : a->index[at] + 1;
-        shifted = all_shifted(a->current, given * a->places, a->k);
-        lacking = !shifted && !tiles_allowed;
+        if (events.whole && !tiles_allowed) {
+            shifted = all_shifted(a->current, given * a->places, a->weight.k);
+            lacking |= !shifted;
+        }
+        grain = blocks_of_a_thread(panels, a->samples * blocks);
     }
 #endif
 
 #pragma omp parallel reduction(| : undefined, lacking)
     {
         Scratch own = {.target = malloc((size_t)(rows_of_block * width)), .state = malloc((size_t)(rows_of_block * width)),
-                       .shifted = shifted};
+                       .sums = NULL};
 #if HAVE_PRODUCTS
+        own.shifted = shifted, own.events = &events;
+        if (product) {
+            lacking |= make_room(&a->weight, events.whole, events.any, &own.held);
+            lacking |= !(own.sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums));
+        }
         if (product || scores) {
             int64_t columns = product ? PANEL : padded(a->features, PANEL);  // of a block's product
-            own.spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(a->k, 64)));
+            own.spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(product ? a->weight.k : a->k, 64)));
             own.product = aligned_alloc(64, (size_t)(BLOCK_ROWS * columns) * sizeof *own.product);
             lacking |= !own.spare || !own.product;
             if (scores) {
@@ -254,7 +302,7 @@ int64_t spikezip_fire(const Neurons *a) {
 #endif
         lacking |= !own.target || !own.state;
         // Panels outside: what a thread takes up next has the weights that it has just used.
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, grain)
         for (int64_t item = 0; item < panels * a->samples * heads * blocks; item++) {
             if (lacking) continue;
             int64_t panel = item / (a->samples * heads * blocks), sample = item / (heads * blocks) % a->samples;
@@ -264,11 +312,15 @@ int64_t spikezip_fire(const Neurons *a) {
         }
 #if HAVE_PRODUCTS
         if (product || scores) end_products();
+        if (product) let_go(&own.held);
 #endif
         free(own.target), free(own.state), free(own.spare), free(own.product);
-        free(own.panels), free(own.correction), free(own.probabilities);
+        free(own.panels), free(own.correction), free(own.probabilities), free(own.sums);
     }
-    free(scale), free(bias), free(threshold), free(inverse), free(shifted);
+    free(scale), free(bias), free(threshold), free(inverse);
+#if HAVE_PRODUCTS
+    free(shifted), no_events(&events);
+#endif
     if (lacking) return NOT_FIRED;
 
     // Keep the rows that something changed in.
@@ -284,18 +336,24 @@ int64_t spikezip_fire(const Neurons *a) {
 }
 
 #if HAVE_PRODUCTS
-// Put a block of a product, `rows` rows of a panel, in its place: integers, or floats if there is a scale.
-static void hand_out(const int32_t *product, int64_t rows, int64_t columns, const float *scale, const float *bias,
-                     void *out, int64_t stride) {
+// Put a block of a product, `rows` rows of a panel, in its place: whole numbers, or those of fixed point, `wide`, times their
+// quanta; floats if there is a scale.
+static void hand_out(const int32_t *product, const double *wide, const float *quanta, int64_t rows, int64_t columns,
+                     const float *scale, const float *bias, void *out, int64_t stride) {
     for (int64_t r = 0; r < rows; r++) {
-        const int32_t *in = product + r * PANEL;
         float *values = (float *)out + r * stride;
-        if (!scale)
-            memcpy(values, in, (size_t)columns * sizeof *in);
-        else if (bias)
-            for (int64_t c = 0; c < columns; c++) values[c] = (float)in[c] * scale[c] + bias[c];
-        else
-            for (int64_t c = 0; c < columns; c++) values[c] = (float)in[c] * scale[c];
+        if (!scale && wide)
+            for (int64_t c = 0; c < columns; c++) ((double *)out)[r * stride + c] = wide[r * PANEL + c] * (double)quanta[c];
+        else if (!scale)
+            memcpy(values, product + r * PANEL, (size_t)columns * sizeof *product);
+        else {
+            if (wide)
+                for (int64_t c = 0; c < columns; c++) values[c] = (float)wide[r * PANEL + c] * quanta[c] * scale[c];
+            else
+                for (int64_t c = 0; c < columns; c++) values[c] = (float)product[r * PANEL + c] * scale[c];
+            if (bias)
+                for (int64_t c = 0; c < columns; c++) values[c] += bias[c];
+        }
     }
 }
 #endif
@@ -413,40 +471,45 @@ static void pack_right(const int8_t *b, int64_t stride_k, int64_t stride_n, int6
 }
 #endif
 
-// Integer products out (m, n) = left (m, k) @ weight (k, n), the weight given as panels; with `scale`, the floats
-// product * scale[c] + bias[c].
-int spikezip_linear(const int8_t *left, int64_t m, int64_t k, const int8_t *panels, const int32_t *correction, int64_t n,
-                    const float *given_scale, int64_t scales, const float *given_bias, int64_t biases, void *out) {
+// Products out (m, n) = left (m, k) @ weight.T: int32 or, in fixed point, float64; with `scale`, the floats product * scale[c]
+// + bias[c].
+int spikezip_linear(const int8_t *left, int64_t m, const Weight *weight, const float *given_scale, int64_t scales,
+                    const float *given_bias, int64_t biases, void *out) {
     int lacking = 0;
 #if HAVE_PRODUCTS
+    int64_t n = weight->n, k = weight->k, fixed = weight->numbers != NULL;
     float *scale = scales ? spread(given_scale, scales, n, n, 0.0f) : NULL;
     float *bias = biases ? spread(given_bias, biases, n, n, 0.0f) : NULL;
     if ((scales && !scale) || (biases && !bias)) return free(scale), free(bias), OUT_OF_MEMORY;
     int64_t blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS, count = padded(n, PANEL) / PANEL;
     uint8_t *shifted = all_shifted(left, m, k);
     if (!shifted && !tiles_allowed) return free(scale), free(bias), OUT_OF_MEMORY;
+    int64_t grain = blocks_of_a_thread(count, blocks);
 #pragma omp parallel reduction(| : lacking)
     {
+        Held held;
         int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(k, 64)));
         int32_t *product = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *product);
-        lacking = !spare || !product;
+        double *sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *sums);
+        lacking = make_room(weight, 1, 0, &held) | !spare | !product | !sums;
         begin_products();
-#pragma omp for schedule(dynamic)
+#pragma omp for schedule(dynamic, grain)
         for (int64_t item = 0; item < count * blocks; item++) {
             if (lacking) continue;
             int64_t panel = item / blocks, first = item % blocks * BLOCK_ROWS, rows = least(m - first, BLOCK_ROWS);
-            weight_block(left, shifted, first, (int)rows, k, panels + panel * panel_bytes(k), correction + panel * PANEL,
-                         spare, product);
-            hand_out(product, rows, least(n - panel * PANEL, PANEL), scale ? scale + panel * PANEL : NULL,
-                     bias ? bias + panel * PANEL : NULL, (int32_t *)out + first * n + panel * PANEL, n);
+            int64_t at = first * n + panel * PANEL;
+            hold(weight, panel, &held);
+            whole_block(weight, &held, left, shifted, first, (int)rows, spare, product, sums);
+            hand_out(product, fixed ? sums : NULL, held.quanta, rows, least(n - panel * PANEL, PANEL),
+                     scale ? scale + panel * PANEL : NULL, bias ? bias + panel * PANEL : NULL,
+                     (char *)out + at * (int64_t)(fixed && !scale ? sizeof *sums : sizeof *product), n);
         }
         end_products();
-        free(spare), free(product);
+        free(spare), free(product), free(sums), let_go(&held);
     }
     free(scale), free(bias), free(shifted);
 #else
-    (void)left, (void)m, (void)k, (void)panels, (void)correction, (void)n, (void)given_scale, (void)scales;
-    (void)given_bias, (void)biases, (void)out;
+    (void)left, (void)m, (void)weight, (void)given_scale, (void)scales, (void)given_bias, (void)biases, (void)out;
 #endif
     return lacking ? OUT_OF_MEMORY : DONE;
 }
@@ -481,7 +544,7 @@ int spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *b
                     int rows = (int)least(m - first, BLOCK_ROWS);
                     product_block(left + first * a_strides[2], a_strides[2], rows, k,
                                   panels + j / PANEL * panel_bytes(k), correction + j, spare, product);
-                    hand_out(product, rows, least(n - j, PANEL), scale ? scale + j : NULL, NULL,
+                    hand_out(product, NULL, NULL, rows, least(n - j, PANEL), scale ? scale + j : NULL, NULL,
                              result + first * out_strides[2] + j, out_strides[2]);
                 }
         }

@@ -14,6 +14,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import torch
 from transformers.utils import logging
 
 from . import wanted
-from .deferred import LinearProduct, MatrixProduct, Panels, Probabilities, is_spread
+from .deferred import FixedPoint, LinearProduct, MatrixProduct, Panels, Probabilities, is_spread
 
 logger = logging.get_logger(__name__)
 
@@ -128,6 +129,8 @@ def numbers(*values: int):
 
 
 FLOATS, INTEGERS, LEVELS, SCORES = range(4)  # as in native.c
+OPERANDS = "panels", "correction", "numbers", "factors"  # as in weights.h
+LONGEST_SUM = 2**16  # of products of bytes, in 32 bits
 NOT_FIRED = -(2**63)
 
 
@@ -137,14 +140,32 @@ def no_memory_lacks(lacks: int, *called: object) -> None:
         raise MemoryError("The kernels found no memory for their work.")
 
 
+class Weight(ctypes.Structure):
+    """The struct of that name in weights.h, where its fields are explained."""
+
+    _fields_ = [
+        *((name, int64) for name in ("n", "k")),
+        *((name, ctypes.c_void_p) for name in OPERANDS),
+    ]
+
+    @classmethod
+    def of(cls, weight: Panels | FixedPoint) -> "Weight":
+        """What kernels are to multiply with. It points to the tensors of `weight`, and does not keep them."""
+        n, k = weight.shape
+        pointers = {field.name: address(getattr(weight, field.name)) for field in fields(weight) if field.name in OPERANDS}
+        return cls(n=n, k=k, **pointers)
+
+
 class Neurons(ctypes.Structure):
     """The struct of that name in native.c, where its fields are explained."""
 
     _fields_ = [
         ("current", ctypes.c_void_p),
         ("kind", int64),
+        ("weight", Weight),
+        ("right", ctypes.c_void_p),
         ("k", int64),
-        *((name, ctypes.c_void_p) for name in ("panels", "correction", "right", "strides")),
+        ("strides", ctypes.c_void_p),
         ("heads", int64),
         ("table", ctypes.c_void_p),
         ("entries", int64),
@@ -232,20 +253,29 @@ class Library:
         )
         return Panels(self, panels, correction, (n, k))
 
+    def takes_fixed_point(self, levels: torch.Tensor, weight: torch.Tensor, factors: torch.Tensor | None) -> bool:
+        """Whether products of these levels and this weight are done in fixed point."""
+        own = [weight] if factors is None else [weight, factors]
+        floats = all(type(x.data) is torch.Tensor and x.dtype == torch.float32 and x.is_contiguous() for x in own)
+        fits = weight.dim() == 2 and weight.numel() > 0 and weight.shape[1] < LONGEST_SUM
+        return self.has_products and levels.dtype == torch.int8 and levels.numel() > 0 and floats and fits
+
+    def fixed_point(self, weight: torch.Tensor, factors: torch.Tensor | None) -> FixedPoint:
+        """See `models.kernels.fixed_point`; the numbers are not kept, but made while they are multiplied."""
+        return FixedPoint(self, weight, factors)
+
     def linear(
         self, product: LinearProduct, scale: torch.Tensor | None = None, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """The sums of a product, (..., out_features) int32; with a scale, values in float32."""
+        """The sums of a product, (..., out_features) of `sum_dtype`; with a scale, values in float32."""
         levels = product.levels.contiguous()
-        n, k = product.weight.shape
-        out = torch.empty(product.shape, dtype=torch.int32 if scale is None else torch.float32, device=CPU)
+        weight = Weight.of(product.weight)
+        dtype = product.weight.sum_dtype if scale is None else torch.float32
+        out = torch.empty(product.shape, dtype=dtype, device=CPU)
         self.functions.spikezip_linear(
             address(levels),
-            int64(levels.numel() // k),
-            int64(k),
-            address(product.weight.panels),
-            address(product.weight.correction),
-            int64(n),
+            int64(levels.numel() // weight.k),
+            ctypes.byref(weight),
             *numbers_of(scale),
             *numbers_of(bias),
             address(out),
@@ -345,9 +375,7 @@ class Library:
         neurons = Neurons(kind=FLOATS)
         if isinstance(current, LinearProduct):
             given = current.levels.contiguous()
-            weight = current.weight
-            neurons = Neurons(kind=LEVELS, k=weight.shape[1])
-            neurons.panels, neurons.correction = weight.panels.data_ptr(), weight.correction.data_ptr()
+            neurons = Neurons(kind=LEVELS, weight=Weight.of(current.weight))
         elif isinstance(current, Probabilities):
             given, right = with_rows_in_place(current.product.left), current.product.right
             strides = torch.tensor([*given.stride()[:3], *right.stride()], device=CPU)

@@ -2,6 +2,8 @@
 //
 // Quantizer and tracker of ST-BIF+ neurons.
 
+#pragma once
+
 #include <math.h>
 #include <stdint.h>
 
@@ -18,13 +20,15 @@ typedef struct {
     int divide;                                       // whether 1/s is of no use: it would be a denormal number
 } Quantizer;
 
-// Levels of `n` currents from feature `c` on: clamp(floor(x / s + 1/2)), the division correctly rounded. Currents are floats,
-// or whole numbers, x = integer * scale + bias. Sets `undefined` where one is not a number.
+// What levels are of: floats, or whole numbers, x = integer * scale + bias, int32, or float64 that are multiples of quanta.
+enum { OF_FLOATS, OF_INTEGERS, OF_WIDE };
+
+// Levels of `n` currents from feature `c` on: clamp(floor(x / s + 1/2)), the division correctly rounded. Sets `undefined` where one is not a number.
 #if WIDE
 // Multiplying by 1/s takes a quarter of the time and tells all but those next to a whole number: |x / s| is below 2^8 where
 // it matters, so the product is off by less than 2^-14, and floor is that of the division wherever 2^-13 or more
 // lie between it and a whole number.
-static inline __attribute__((always_inline)) void levels_of(const void *current, int is_integer, int64_t n,
+static inline __attribute__((always_inline)) void levels_of(const void *current, int kind, const float *quanta, int64_t n,
                                                             const Quantizer *given, int64_t c, int8_t *levels,
                                                             int *undefined) {
     const Quantizer q = *given;
@@ -35,8 +39,15 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
     for (int64_t i = 0; i < n; i += 16, c += 16) {
         __mmask16 there = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
         __m512 x;
-        if (is_integer) {
-            x = _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(there, (const int32_t *)current + i));
+        if (kind) {
+            if (kind == OF_WIDE) {
+                __m256 low = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd((__mmask8)there, (const double *)current + i));
+                __m256 high = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd((__mmask8)(there >> 8), (const double *)current + i + 8));
+                x = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
+                x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, quanta + i));
+            } else {
+                x = _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(there, (const int32_t *)current + i));
+            }
             x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, q.scale + c));
             x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, q.bias + c));
         } else {
@@ -55,15 +66,17 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
     *undefined |= nan;
 }
 #else
-static inline __attribute__((always_inline)) void levels_of(const void *current, int is_integer, int64_t n,
+static inline __attribute__((always_inline)) void levels_of(const void *current, int kind, const float *quanta, int64_t n,
                                                             const Quantizer *given, int64_t c, int8_t *levels,
                                                             int *undefined) {
     const Quantizer q = *given;
     const int32_t *integers = current;
+    const double *wide = current;
     const float *floats = current;
     int nan = 0;
     for (int64_t i = 0; i < n; i++) {
-        float x = is_integer ? (float)integers[i] * q.scale[c + i] + q.bias[c + i] : floats[i];
+        float x = kind == OF_FLOATS ? floats[i] : kind == OF_WIDE ? (float)wide[i] * quanta[i] : (float)integers[i];
+        if (kind) x = x * q.scale[c + i] + q.bias[c + i];
         nan |= x != x;
         float level = floorf(x / q.threshold[c + i] + 0.5f);
         level = level < q.high ? level : q.high;
@@ -75,12 +88,17 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
 
 static inline void levels_of_floats(const float *in, int64_t n, const Quantizer *q, int64_t c, int8_t *levels,
                                     int *undefined) {
-    levels_of(in, 0, n, q, c, levels, undefined);
+    levels_of(in, OF_FLOATS, NULL, n, q, c, levels, undefined);
 }
 
 static inline void levels_of_integers(const int32_t *in, int64_t n, const Quantizer *q, int64_t c, int8_t *levels,
                                       int *undefined) {
-    levels_of(in, 1, n, q, c, levels, undefined);
+    levels_of(in, OF_INTEGERS, NULL, n, q, c, levels, undefined);
+}
+
+static inline void levels_of_wide(const double *in, const float *quanta, int64_t n, const Quantizer *q, int64_t c,
+                                  int8_t *levels, int *undefined) {
+    levels_of(in, OF_WIDE, quanta, n, q, c, levels, undefined);
 }
 
 // One step of `n` trackers: S += clip(Q - S, -k, k), where |Q - S| is at least `fewest`. Returns the spikes fired; `*pending` says if any is still to come.

@@ -4,6 +4,8 @@
 // (AVX-512 VNNI). The right side lies in panels of 64 columns: the four k that the processor multiplies at once side by
 // side, zeros where there is nothing, k up to a multiple of 64.
 
+#pragma once
+
 #include <stdint.h>
 #include <string.h>
 

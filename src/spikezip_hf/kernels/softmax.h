@@ -3,7 +3,9 @@
 // Softmax of whole numbers, as `integer_softmax` in models/kernels.py: a table tells the exponential, a whole number, of a
 // score's distance to the largest one, so that their sum is exact. Scores lie as products.h leaves them.
 
-#include <stdint.h>
+#pragma once
+
+#include "products.h"
 
 #if HAVE_PRODUCTS
 enum { HIDDEN = -(1 << 30) };  // a score that does not count

@@ -13,6 +13,7 @@ from torch import nn
 
 from .kernels import (
     exponentials,
+    fixed_operand,
     float_linear,
     integer_linear,
     integer_matmul,
@@ -47,13 +48,28 @@ class LinearMap(nn.Module):
     def infer(self, x: Rows) -> Rows:
         """The product in inference: of integers where levels and weights are, and in floating point else."""
         with torch.no_grad():
-            exact = self.integer_product(x) if x.levels is not None and self.weight_quantizer is not None else None
+            if x.levels is not None and self.weight_quantizer is not None:
+                exact = self.integer_product(x)
+            else:
+                exact = self.fixed_point_product(x) if x.peak and x.bias is None else None
             if exact is None:
                 values = float_linear(x.values, quantized_weight(self).flatten(1), self.bias)
                 exact = Rows(values, timeline=x.timeline)
         if not torch.is_grad_enabled():
             return exact
         return exact.with_gradient_of(nn.functional.linear(x.values, quantized_weight(self).flatten(1), self.bias))
+
+    def fixed_point_product(self, x: Rows) -> Rows | None:
+        """Levels times a weight in fixed point, a scale for each feature being a part of it; None where products are
+        done in floating point."""
+        assert x.scale is not None
+        factors = None if x.uniform else x.scale
+        levels, weight = x.integers, quantized_weight(self).flatten(1)
+        operand = remembered(self, "fixed point", lambda: fixed_operand(levels, weight, factors))
+        if operand is None:
+            return None
+        product, scale = integer_linear(levels, operand), x.scale if factors is None else torch.ones_like(x.scale[:1])
+        return Rows(integers=product, scale=scale, bias=self.bias, dtype=weight.dtype, timeline=x.timeline)
 
     def integer_product(self, x: Rows) -> Rows:
         """Levels times integer weights, and what they are scaled with."""

@@ -1,0 +1,178 @@
+// Copyright 2026 The spikezip_hf authors. Apache-2.0.
+//
+// Rows of levels as events: the features whose levels differ from those of the step before, once for each level. A
+// product with a weight then changes by rows of that weight, added or taken off: additions for spikes, and nothing for
+// what is silent. Sums are of whole numbers, so they are those of a whole product.
+
+#pragma once
+
+#include <stdlib.h>
+
+#include "products.h"
+
+#if HAVE_PRODUCTS
+enum { MOST_FEATURES = 1 << 16 };  // that an event can name
+enum { WIDE_ROW = 32, WIDE_PART = 384 };  // numbers of a row of a weight in fixed point, and how many rows at a time
+
+typedef struct {
+    int64_t part, parts;  // events of a place lie in so many parts, of so many features each
+    uint16_t *features;   // of all events: those of a part that rise, then those that fall
+    int64_t *start;       // (steps, samples, places * parts + 1) where those of a part lie
+    uint16_t *rises;      // (steps, samples, places, parts) how many rise
+    uint8_t *few;         // (steps, samples) whether a step has a new row, and so few events that they are the shorter way
+    int whole;            // whether there are other new rows
+    int any;              // whether there are such
+} Events;
+
+static void no_events(Events *events) {
+    free(events->features), free(events->start), free(events->rises), free(events->few);
+}
+
+static inline __mmask32 first_of_32(int64_t n) { return n < 32 ? ((__mmask32)1 << n) - 1 : ~(__mmask32)0; }
+
+// 32 levels of a row, and what they were; 0 before the first.
+static inline __m512i differences(const int8_t *now, const int8_t *before, __mmask32 there) {
+    __m512i to = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(there, now));
+    return before ? _mm512_sub_epi16(to, _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(there, before))) : to;
+}
+
+static int64_t count_events(const int8_t *now, const int8_t *before, int64_t k) {
+    __m512i sum = _mm512_setzero_si512();
+    for (int64_t i = 0; i < k; i += 32) {
+        __m512i by = _mm512_abs_epi16(differences(now + i, before ? before + i : NULL, first_of_32(k - i)));
+        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(by, _mm512_set1_epi16(1)));
+    }
+    return _mm512_reduce_add_epi32(sum);
+}
+
+// List the features whose levels rise, or those whose levels fall, each as often as it does. Returns how many.
+static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from, int64_t to, int fall, uint16_t *out) {
+    uint16_t *next = out;
+    for (int64_t i = from; i < to; i += 32) {
+        __m512i by = differences(now + i, before ? before + i : NULL, first_of_32(to - i));
+        if (fall) by = _mm512_sub_epi16(_mm512_setzero_si512(), by);
+        for (int16_t level = 0;; level++) {
+            __mmask32 events = _mm512_cmpgt_epi16_mask(by, _mm512_set1_epi16(level));
+            if (!events) break;
+#ifdef __AVX512VBMI2__
+            static const uint16_t places[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                                16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+            __m512i names = _mm512_add_epi16(_mm512_loadu_si512(places), _mm512_set1_epi16((int16_t)i));
+            int64_t count = __builtin_popcount(events);
+            _mm512_mask_storeu_epi16(next, first_of_32(count), _mm512_maskz_compress_epi16(events, names));
+            next += count;
+#else
+            for (; events; events &= events - 1) *next++ = (uint16_t)(i + __builtin_ctz(events));
+#endif
+        }
+    }
+    return next - out;
+}
+
+// A step's new row and the one before it, at a place: the levels of the latter are NULL ahead of the first step.
+static inline const int8_t *levels_before(const int8_t *levels, const int64_t *index, int64_t samples, int64_t at,
+                                          int64_t offset, int64_t size) {
+    return at < samples ? NULL : levels + index[at - samples] * size + offset;
+}
+
+// Find the events of all steps. Returns whether memory is lacking.
+// `share`: a row has few events if they are at most this share of its levels. `part`: see above.
+static int find_events(const int8_t *levels, const int64_t *index, int64_t steps, int64_t samples, int64_t places,
+                       int64_t k, int64_t part, double share, Events *events) {
+    int64_t all = steps * samples, size = places * k, parts = (k + part - 1) / part, total = 0;
+    *events = (Events){.part = part, .parts = parts};
+    events->few = calloc((size_t)all, 1);
+    events->start = malloc((size_t)(all * (places * parts + 1)) * sizeof *events->start);
+    events->rises = malloc((size_t)(all * places * parts) * sizeof *events->rises);
+    if (!events->few || !events->start || !events->rises) return 1;
+    int whole = 0, any = 0;
+#pragma omp parallel for schedule(dynamic) reduction(| : whole, any)
+    for (int64_t at = 0; at < all; at++) {
+        int64_t *count = events->start + at * (places * parts + 1), sum = 0;
+        if (at >= samples && index[at] == index[at - samples]) continue;
+        for (int64_t i = 0; i < size && k <= MOST_FEATURES; i += k)
+            for (int64_t from = 0; from < k; from += part, count++) {
+                const int8_t *before = levels_before(levels, index, samples, at, i + from, size);
+                sum += *count = count_events(levels + index[at] * size + i + from, before, least(k - from, part));
+            }
+        events->few[at] = k <= MOST_FEATURES && (double)sum <= share * (double)size;
+        any |= events->few[at], whole |= !events->few[at];
+    }
+    events->any = any, events->whole = whole;
+    for (int64_t at = 0; at < all; at++) {
+        int64_t *start = events->start + at * (places * parts + 1);
+        for (int64_t i = 0; events->few[at] && i <= places * parts; i++) {
+            int64_t count = i < places * parts ? start[i] : 0;
+            start[i] = total, total += count;
+        }
+    }
+    events->features = malloc((size_t)(total + 1) * sizeof *events->features);
+    if (!events->features) return 1;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t at = 0; at < all; at++) {
+        if (!events->few[at]) continue;
+        const int64_t *start = events->start + at * (places * parts + 1);
+        uint16_t *rises = events->rises + at * places * parts;
+        for (int64_t i = 0; i < size; i += k)
+            for (int64_t from = 0; from < k; from += part, start++, rises++) {
+                const int8_t *now = levels + index[at] * size + i;
+                const int8_t *before = levels_before(levels, index, samples, at, i, size);
+                int64_t to = least(k, from + part), rise = list_events(now, before, from, to, 0, events->features + *start);
+                *rises = (uint16_t)rise;
+                list_events(now, before, from, to, 1, events->features + *start + rise);
+            }
+    }
+    return 0;
+}
+
+// Add rows of a weight of bytes, (k, 64), for events that rise, and take them off for events that fall.
+static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t count, const int8_t *rows, int32_t *sums) {
+    enum { SOME = 255 };  // sums of so many fit in 16 bits
+    __m512i sum[4];
+    for (int v = 0; v < 4; v++) sum[v] = _mm512_loadu_si512(sums + 16 * v);
+    for (int64_t i = 0; i < count;) {
+        int64_t end = least(count, i + SOME);
+        __m512i part[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        for (; i < end; i++) {
+            const __m256i *row = (const __m256i *)(rows + features[i] * PANEL);
+            __m512i left = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row));
+            __m512i right = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row + 1));
+            if (i < rises)
+                part[0] = _mm512_add_epi16(part[0], left), part[1] = _mm512_add_epi16(part[1], right);
+            else
+                part[0] = _mm512_sub_epi16(part[0], left), part[1] = _mm512_sub_epi16(part[1], right);
+        }
+        for (int v = 0; v < 4; v++) {
+            __m512i whole = part[v / 2];
+            __m256i some = v % 2 ? _mm512_extracti64x4_epi64(whole, 1) : _mm512_castsi512_si256(whole);
+            sum[v] = _mm512_add_epi32(sum[v], _mm512_cvtepi16_epi32(some));
+        }
+    }
+    for (int v = 0; v < 4; v++) _mm512_storeu_si512(sums + 16 * v, sum[v]);
+}
+
+// The same of rows of 32 numbers below 2^26, (k, 32), and 32 sums.
+static void add_wide_rows(const uint16_t *features, int64_t rises, int64_t count, const int32_t *rows, double *sums) {
+    enum { SOME = 31 };  // sums of so many fit in 32 bits
+    __m512d sum[4];
+    for (int v = 0; v < 4; v++) sum[v] = _mm512_loadu_pd(sums + 8 * v);
+    for (int64_t i = 0; i < count;) {
+        int64_t end = least(count, i + SOME);
+        __m512i part[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+        for (; i < end; i++) {
+            const int32_t *row = rows + features[i] * WIDE_ROW;
+            __m512i left = _mm512_loadu_si512(row), right = _mm512_loadu_si512(row + 16);
+            if (i < rises)
+                part[0] = _mm512_add_epi32(part[0], left), part[1] = _mm512_add_epi32(part[1], right);
+            else
+                part[0] = _mm512_sub_epi32(part[0], left), part[1] = _mm512_sub_epi32(part[1], right);
+        }
+        for (int v = 0; v < 4; v++) {
+            __m512i whole = part[v / 2];
+            __m256i some = v % 2 ? _mm512_extracti64x4_epi64(whole, 1) : _mm512_castsi512_si256(whole);
+            sum[v] = _mm512_add_pd(sum[v], _mm512_cvtepi32_pd(some));
+        }
+    }
+    for (int v = 0; v < 4; v++) _mm512_storeu_pd(sums + 8 * v, sum[v]);
+}
+#endif
