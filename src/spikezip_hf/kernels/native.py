@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from . import wanted
+from . import checks, wanted
 from .deferred import FixedPoint, LinearProduct, MatrixProduct, Panels, Probabilities, is_spread
 
 logger = logging.get_logger(__name__)
@@ -56,7 +56,7 @@ def library() -> "Library | None":
         logger.warning(f"The CPU kernels could not be built, the reference ones do the work: {said.strip()[-500:]}")
         return None
     with CPU:
-        exact = built.gives_reference()
+        exact = checks.gives_reference(built)
     if not exact:
         logger.warning("The CPU kernels, as this compiler built them, are not exact: the reference ones do the work.")
         return None
@@ -152,7 +152,9 @@ class Weight(ctypes.Structure):
     def of(cls, weight: Panels | FixedPoint) -> "Weight":
         """What kernels are to multiply with. It points to the tensors of `weight`, and does not keep them."""
         n, k = weight.shape
-        pointers = {field.name: address(getattr(weight, field.name)) for field in fields(weight) if field.name in OPERANDS}
+        pointers = {
+            field.name: address(getattr(weight, field.name)) for field in fields(weight) if field.name in OPERANDS
+        }
         return cls(n=n, k=k, **pointers)
 
 
@@ -254,11 +256,11 @@ class Library:
         return Panels(self, panels, correction, (n, k))
 
     def takes_fixed_point(self, levels: torch.Tensor, weight: torch.Tensor, factors: torch.Tensor | None) -> bool:
-        """Whether products of these levels and this weight are done in fixed point."""
+        """Whether products of these levels and this weight, float32, are done in fixed point."""
         own = [weight] if factors is None else [weight, factors]
-        floats = all(type(x.data) is torch.Tensor and x.dtype == torch.float32 and x.is_contiguous() for x in own)
-        fits = weight.dim() == 2 and weight.numel() > 0 and weight.shape[1] < LONGEST_SUM
-        return self.has_products and levels.dtype == torch.int8 and levels.numel() > 0 and floats and fits
+        fits = weight.dim() == 2 and weight.numel() > 0 and weight.shape[1] <= LONGEST_SUM
+        in_place = all(x.is_contiguous() for x in own)
+        return self.has_products and levels.dtype == torch.int8 and levels.numel() > 0 and fits and in_place
 
     def fixed_point(self, weight: torch.Tensor, factors: torch.Tensor | None) -> FixedPoint:
         """See `models.kernels.fixed_point`; the numbers are not kept, but made while they are multiplied."""
@@ -420,105 +422,6 @@ class Library:
         rows = self.functions.spikezip_fire(ctypes.byref(neurons))
         no_memory_lacks(rows == NOT_FIRED)
         return levels[: abs(rows)], changed, row_of, counts, at_target, rows < 0
-
-    def gives_reference(self) -> bool:
-        """Whether a small case of everything comes out as plain torch has it.
-
-        Written out, as the references in `models` would ask for this very library.
-        """
-        generator = torch.Generator().manual_seed(0)
-        for m, k, n in ((5, 7, 5), (13, 8, 70)) if self.has_products else ():
-            a = torch.randint(-128, 128, (2, m, 3, k), generator=generator, dtype=torch.int8).transpose(1, 2)
-            b = torch.randint(-128, 128, (2, 3, k, n), generator=generator, dtype=torch.int8)
-            for right in (b, b.mT.contiguous().mT):
-                if not torch.equal(self.products(a, right).double(), torch.matmul(a.double(), right.double())):
-                    return False
-        if self.has_products and not (self.multiplies_weights(generator) and self.softens_scores(generator)):
-            return False
-        features, bounds = 33, (-8, 7)
-        weight, steps = torch.randn(70, features, generator=generator), torch.rand(70, generator=generator) / 20 + 0.01
-        exact = torch.floor(weight / steps[:, None] + 0.5).clamp(-127, 127).to(torch.int8).t()
-        if not torch.equal(self.weight_levels(weight, steps, 127), exact):
-            return False
-        integers = torch.randint(-20, 20, (6, features), generator=generator, dtype=torch.int32)
-        scale, bias, threshold = (torch.rand(features, generator=generator) + 0.1 for _ in range(3))
-        values = integers * scale + bias
-        if not torch.equal(self.values(integers, scale, bias), values):
-            return False
-        if not torch.equal(self.values(integers.to(torch.int8), scale, None), integers * scale):
-            return False
-        targets = torch.floor(values / threshold + 0.5).clamp(*bounds).to(torch.int8).view(3, 2, 1, features)
-        tokens = torch.tensor([[True], [False]])
-        targets[:, 1] = 0
-        for max_spikes, closed, coarse in ((1, 1, 0), (15, 0, 0), (1, 0, 2), (3, 1, 2)):
-            tracer = torch.zeros(2, 1, features, dtype=torch.int8)
-            expected: list[torch.Tensor] = []
-            for step, target in enumerate(targets):
-                before = expected[-1] if expected else tracer
-                k = 0 if step < closed else max_spikes
-                behind = target - before
-                if step < coarse:
-                    behind = behind.masked_fill(behind.abs() < 2, 0)
-                expected.append(before + behind.clamp(-k, k))
-            index = torch.arange(6).view(3, 2)
-            for current in (integers, values):
-                given = current.view(6, 1, features), scale, bias, threshold, bounds, index, tracer.clone(), tokens
-                rows, changed, row_of, counts, at_target, undefined = self.fire(*given, max_spikes, closed, coarse)
-                levels = rows[row_of]
-                spikes = torch.stack(expected).diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1)
-                settled = (expected[-1] == targets[-1]).flatten(1).all(1)
-                moves = spikes > 0
-                moves[0] = True
-                found = (levels, changed, counts, at_target)
-                if undefined or not all(map(torch.equal, found, (torch.stack(expected), moves, spikes, settled))):
-                    return False
-        # More than one block of elements, and steps at which nothing new comes.
-        current = torch.randn(2, 300, features, generator=generator)
-        index, tracer = torch.tensor([[0], [0], [1], [1]]), torch.zeros(1, 300, features, dtype=torch.int8)
-        rows, _, row_of, *_ = self.fire(current, None, None, threshold, bounds, index, tracer.clone(), None, 15, 0)
-        targets = torch.floor(current / threshold + 0.5).clamp(*bounds).to(torch.int8)
-        if row_of[:, 0].tolist() != [0, 0, 1, 1] or not torch.equal(rows, targets):
-            return False
-        values[0, 0] = torch.nan
-        index, tracer = torch.zeros(1, 1), torch.zeros(1, 1, features, dtype=torch.int8)
-        return self.fire(values[:1], None, None, threshold, bounds, index, tracer, None, 1, 0)[-1]
-
-    def multiplies_weights(self, generator: torch.Generator) -> bool:
-        """Whether a small product with a weight comes out as plain torch has it, by itself and with neurons."""
-        levels = torch.randint(-128, 128, (2, 35, 70), generator=generator, dtype=torch.int8)
-        weight, scale = (
-            torch.randint(-127, 128, (66, 70), generator=generator),
-            torch.rand(66, generator=generator) + 0.1,
-        )
-        product = self.weight_panels(weight * scale[:, None], scale, 127).times(levels)
-        sums = (levels.double() @ weight.double().t()).to(torch.int32)
-        if not torch.equal(self.linear(product), sums) or not torch.equal(
-            self.linear(product, scale, scale), sums * scale + scale
-        ):
-            return False
-        threshold, tracer = torch.tensor([300.0]), torch.zeros(1, 35, 66, dtype=torch.int8)
-        index = torch.tensor([[0], [1]])
-        arguments = scale, scale, threshold, (-8, 7), index
-        together, alone = (self.fire(current, *arguments, tracer.clone(), None, 15, 0) for current in (product, sums))
-        targets = torch.floor((sums * scale + scale) / threshold + 0.5).clamp(-8, 7).to(torch.int8)
-        return torch.equal(together[0], targets) and all(map(torch.equal, together[:-1], alone[:-1]))
-
-    def softens_scores(self, generator: torch.Generator) -> bool:
-        """Whether the neurons of a small softmax come out as plain torch has them."""
-        q = torch.randint(-8, 8, (2, 35, 3, 7), generator=generator, dtype=torch.int8).transpose(1, 2)
-        k = torch.randint(-8, 8, (2, 3, 7, 70), generator=generator, dtype=torch.int8)
-        table = torch.tensor([2**30 >> distance // 8 for distance in range(256)], dtype=torch.int32)
-        keys = torch.rand(2, 1, 1, 70, generator=generator) < 0.7
-        scores = torch.matmul(q.double(), k.double()).masked_fill(~keys, -(2.0**30))
-        parts = table[(scores.amax(-1, keepdim=True) - scores).clamp(max=255).long()]
-        probabilities = parts.float() * parts.sum(-1, keepdim=True).float().reciprocal()
-        softmax = Probabilities(MatrixProduct(self, q, k), table, keys, lambda *_: probabilities)
-        arguments = None, None, torch.tensor([0.01]), (0, 15), torch.tensor([[0], [1]])
-        rest = torch.zeros(1, 3, 35, 70, dtype=torch.int8)
-        together, alone = (
-            self.fire(current, *arguments, rest.clone(), None, 15, 0) for current in (softmax, probabilities)
-        )
-        return all(map(torch.equal, together[:-1], alone[:-1]))
 
 
 def with_rows_in_place(left: torch.Tensor) -> torch.Tensor:

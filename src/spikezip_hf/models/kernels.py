@@ -187,28 +187,34 @@ def weight_operand(weight: torch.Tensor, scale: torch.Tensor, max_level: int, fo
 FIXED_BITS = 26
 SMALLEST_EXPONENT = -100  # of a row's largest weight: quanta are ordinary numbers
 
-# Whether products of levels and a weight of float32 are done in fixed point; None: where compiled kernels do them so.
-# The reference takes twice as long as a product in float32.
-fixed_point_wanted: bool | None = None
+
+def in_fixed_point(x: torch.Tensor) -> bool:
+    """Whether products of levels and weights of float32 are done in fixed point, where `x` is: where compiled kernels
+    do them as fast as in floating point. The reference takes twice as long.
+    """
+    return products_with_neurons(x)
 
 
-def fixed_operand(levels: torch.Tensor, weight: torch.Tensor, factors: torch.Tensor | None):
+def fixed_operand(levels: torch.Tensor, weight: torch.Tensor, factors: torch.Tensor | None, peak: int):
     """A weight in fixed point, an operand of `integer_linear` for products with these levels, whose sums are exact.
 
     Args:
         weight: (out, in).
         factors: (in,) that it is multiplied with; None for none.
+        peak: bound of the absolute value of levels.
 
     Returns:
         The operand; None where such products are done in floating point.
     """
-    floats = all(x is None or x.dtype == torch.float32 for x in (weight, factors))
-    if fixed_point_wanted is False or not floats or levels.device.type != "cpu":
+    own = [weight] if factors is None else [weight, factors]
+    plain = all(type(x.data) is torch.Tensor and x.dtype == torch.float32 and x.device.type == "cpu" for x in own)
+    exact = peak * weight.shape[1] * 2**FIXED_BITS <= 2**53
+    if not plain or not exact or not in_fixed_point(levels) or torch.is_autocast_enabled("cpu"):
         return None
-    kernels = compiled(levels, weight, factors)
+    kernels = compiled(levels, *own)
     if kernels is not None and kernels.takes_fixed_point(levels, weight, factors):
         return kernels.fixed_point(weight, factors)
-    return fixed_point(weight, factors).t() if fixed_point_wanted else None
+    return fixed_point(weight, factors).t()
 
 
 @torch.no_grad()

@@ -65,7 +65,7 @@ class LinearMap(nn.Module):
         assert x.scale is not None
         factors = None if x.uniform else x.scale
         levels, weight = x.integers, quantized_weight(self).flatten(1)
-        operand = remembered(self, "fixed point", lambda: fixed_operand(levels, weight, factors))
+        operand = remembered(self, "fixed point", lambda: fixed_operand(levels, weight, factors, x.peak))
         if operand is None:
             return None
         product, scale = integer_linear(levels, operand), x.scale if factors is None else torch.ones_like(x.scale[:1])

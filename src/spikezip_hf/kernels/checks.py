@@ -1,0 +1,130 @@
+# Copyright 2026 The spikezip_hf authors. Apache-2.0.
+"""What the compiler made, held to plain torch before its first use: a small case of everything.
+
+Written out, as the references in `models` would ask for the very library that is being checked.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .deferred import MatrixProduct, Probabilities
+
+if TYPE_CHECKING:
+    from .native import Library
+
+
+def gives_reference(kernels: Library) -> bool:
+    """Whether a small case of everything comes out as plain torch has it."""
+    generator = torch.Generator().manual_seed(0)
+    for m, k, n in ((5, 7, 5), (13, 8, 70)) if kernels.has_products else ():
+        a = torch.randint(-128, 128, (2, m, 3, k), generator=generator, dtype=torch.int8).transpose(1, 2)
+        b = torch.randint(-128, 128, (2, 3, k, n), generator=generator, dtype=torch.int8)
+        for right in (b, b.mT.contiguous().mT):
+            if not torch.equal(kernels.products(a, right).double(), torch.matmul(a.double(), right.double())):
+                return False
+    if kernels.has_products and not (multiplies_weights(kernels, generator) and softens_scores(kernels, generator)):
+        return False
+    features, bounds = 33, (-8, 7)
+    weight, steps = torch.randn(70, features, generator=generator), torch.rand(70, generator=generator) / 20 + 0.01
+    exact = torch.floor(weight / steps[:, None] + 0.5).clamp(-127, 127).to(torch.int8).t()
+    if not torch.equal(kernels.weight_levels(weight, steps, 127), exact):
+        return False
+    integers = torch.randint(-20, 20, (6, features), generator=generator, dtype=torch.int32)
+    scale, bias, threshold = (torch.rand(features, generator=generator) + 0.1 for _ in range(3))
+    values = integers * scale + bias
+    if not torch.equal(kernels.values(integers, scale, bias), values):
+        return False
+    if not torch.equal(kernels.values(integers.to(torch.int8), scale, None), integers * scale):
+        return False
+    targets = torch.floor(values / threshold + 0.5).clamp(*bounds).to(torch.int8).view(3, 2, 1, features)
+    tokens = torch.tensor([[True], [False]])
+    targets[:, 1] = 0
+    for max_spikes, closed, coarse in ((1, 1, 0), (15, 0, 0), (1, 0, 2), (3, 1, 2)):
+        tracer = torch.zeros(2, 1, features, dtype=torch.int8)
+        expected: list[torch.Tensor] = []
+        for step, target in enumerate(targets):
+            before = expected[-1] if expected else tracer
+            k = 0 if step < closed else max_spikes
+            behind = target - before
+            if step < coarse:
+                behind = behind.masked_fill(behind.abs() < 2, 0)
+            expected.append(before + behind.clamp(-k, k))
+        index = torch.arange(6).view(3, 2)
+        for current in (integers, values):
+            given = current.view(6, 1, features), scale, bias, threshold, bounds, index, tracer.clone(), tokens
+            rows, changed, row_of, counts, at_target, undefined = kernels.fire(*given, max_spikes, closed, coarse)
+            levels = rows[row_of]
+            spikes = torch.stack(expected).diff(dim=0, prepend=tracer[None]).flatten(2).abs().sum(-1)
+            settled = (expected[-1] == targets[-1]).flatten(1).all(1)
+            moves = spikes > 0
+            moves[0] = True
+            found = (levels, changed, counts, at_target)
+            if undefined or not all(map(torch.equal, found, (torch.stack(expected), moves, spikes, settled))):
+                return False
+    # More than one block of elements, and steps at which nothing new comes.
+    current = torch.randn(2, 300, features, generator=generator)
+    index, tracer = torch.tensor([[0], [0], [1], [1]]), torch.zeros(1, 300, features, dtype=torch.int8)
+    rows, _, row_of, *_ = kernels.fire(current, None, None, threshold, bounds, index, tracer.clone(), None, 15, 0)
+    targets = torch.floor(current / threshold + 0.5).clamp(*bounds).to(torch.int8)
+    if row_of[:, 0].tolist() != [0, 0, 1, 1] or not torch.equal(rows, targets):
+        return False
+    values[0, 0] = torch.nan
+    index, tracer = torch.zeros(1, 1), torch.zeros(1, 1, features, dtype=torch.int8)
+    return kernels.fire(values[:1], None, None, threshold, bounds, index, tracer, None, 1, 0)[-1]
+
+
+def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:
+    """Whether small products with weights come out as plain torch has them, by themselves and with neurons.
+
+    The levels are of three steps: few change in the second, so that it is made of events, and all in the third.
+    """
+    first, last = torch.randint(-128, 128, (2, 35, 70), generator=generator, dtype=torch.int8)
+    levels = torch.stack([first, first.where(torch.rand(35, 70, generator=generator) > 0.03, -first), last])
+    weight, scale = (
+        torch.randint(-127, 128, (66, 70), generator=generator),
+        torch.rand(66, generator=generator) + 0.1,
+    )
+    bytes_ = kernels.weight_panels(weight * scale[:, None], scale, 127)
+    factors = 2.0 ** torch.randint(-3, 3, (70,), generator=generator)  # as powers of two, so that numbers are known
+    wide = torch.randint(-(2**20), 2**20, (66, 70), generator=generator)
+    wide[:, 0] = 2**23 - 1
+    for operand, exact in (
+        (bytes_, weight.double()),
+        (kernels.fixed_point(wide.float(), None), wide.double()),
+        (kernels.fixed_point(wide.float(), factors), wide * factors.double()),
+    ):
+        product, sums = operand.times(levels), levels.double() @ exact.t()
+        if not torch.equal(kernels.linear(product).double(), sums):
+            return False
+        values = sums.float() * scale + scale
+        if not torch.equal(kernels.linear(product, scale, scale), values):
+            return False
+        threshold, tracer = values.std()[None] / 3, torch.zeros(1, 35, 66, dtype=torch.int8)
+        given = threshold, (-8, 7), torch.tensor([[0], [1], [2]])
+        together = kernels.fire(product, scale, scale, *given, tracer.clone(), None, 15, 0)
+        alone = kernels.fire(values, None, None, *given, tracer.clone(), None, 15, 0)
+        targets = torch.floor(values / threshold + 0.5).clamp(-8, 7).to(torch.int8)
+        if not torch.equal(together[0], targets) or not all(map(torch.equal, together[:-1], alone[:-1])):
+            return False
+    return True
+
+
+def softens_scores(kernels: Library, generator: torch.Generator) -> bool:
+    """Whether the neurons of a small softmax come out as plain torch has them."""
+    q = torch.randint(-8, 8, (2, 35, 3, 7), generator=generator, dtype=torch.int8).transpose(1, 2)
+    k = torch.randint(-8, 8, (2, 3, 7, 70), generator=generator, dtype=torch.int8)
+    table = torch.tensor([2**30 >> distance // 8 for distance in range(256)], dtype=torch.int32)
+    keys = torch.rand(2, 1, 1, 70, generator=generator) < 0.7
+    scores = torch.matmul(q.double(), k.double()).masked_fill(~keys, -(2.0**30))
+    parts = table[(scores.amax(-1, keepdim=True) - scores).clamp(max=255).long()]
+    probabilities = parts.float() * parts.sum(-1, keepdim=True).float().reciprocal()
+    softmax = Probabilities(MatrixProduct(kernels, q, k), table, keys, lambda *_: probabilities)
+    arguments = None, None, torch.tensor([0.01]), (0, 15), torch.tensor([[0], [1]])
+    rest = torch.zeros(1, 3, 35, 70, dtype=torch.int8)
+    together, alone = (
+        kernels.fire(current, *arguments, rest.clone(), None, 15, 0) for current in (softmax, probabilities)
+    )
+    return all(map(torch.equal, together[:-1], alone[:-1]))
