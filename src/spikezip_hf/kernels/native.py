@@ -14,7 +14,6 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from dataclasses import fields
 from functools import cache
 from pathlib import Path
 
@@ -152,10 +151,7 @@ class Weight(ctypes.Structure):
     def of(cls, weight: Panels | FixedPoint) -> "Weight":
         """What kernels are to multiply with. It points to the tensors of `weight`, and does not keep them."""
         n, k = weight.shape
-        pointers = {
-            field.name: address(getattr(weight, field.name)) for field in fields(weight) if field.name in OPERANDS
-        }
-        return cls(n=n, k=k, **pointers)
+        return cls(n, k, *(address(getattr(weight, name, None)) for name in OPERANDS))
 
 
 class Neurons(ctypes.Structure):

@@ -48,10 +48,7 @@ class LinearMap(nn.Module):
     def infer(self, x: Rows) -> Rows:
         """The product in inference: of integers where levels and weights are, and in floating point else."""
         with torch.no_grad():
-            if x.levels is not None and self.weight_quantizer is not None:
-                exact = self.integer_product(x)
-            else:
-                exact = self.fixed_point_product(x) if x.peak and x.bias is None else None
+            exact = self.exact_product(x) if x.peak and x.bias is None else None
             if exact is None:
                 values = float_linear(x.values, quantized_weight(self).flatten(1), self.bias)
                 exact = Rows(values, timeline=x.timeline)
@@ -59,11 +56,14 @@ class LinearMap(nn.Module):
             return exact
         return exact.with_gradient_of(nn.functional.linear(x.values, quantized_weight(self).flatten(1), self.bias))
 
-    def fixed_point_product(self, x: Rows) -> Rows | None:
-        """Levels times a weight in fixed point, a scale for each feature being a part of it; None where products are
-        done in floating point."""
+    def exact_product(self, x: Rows) -> Rows | None:
+        """Levels times integer weights, or times a weight in fixed point; None where there are no sums without
+        rounding."""
+        if x.uniform and self.weight_quantizer is not None:
+            return self.integer_product(x)
         assert x.scale is not None
-        factors = None if x.uniform else x.scale
+        assert x.integers is not None
+        factors = None if x.uniform else x.scale  # a scale for each feature becomes a part of the weight
         levels, weight = x.integers, quantized_weight(self).flatten(1)
         operand = remembered(self, "fixed point", lambda: fixed_operand(levels, weight, factors, x.peak))
         if operand is None:
