@@ -39,19 +39,24 @@ def library(tmp_path_factory):
 
 def neurons(library, current, scale=None):
     tracer = torch.zeros(1, *current.shape[1:], dtype=torch.int8)
-    index, threshold = torch.tensor([[0], [1]]), torch.ones(1)
+    index, threshold = torch.tensor([[0], [1], [2]]), torch.ones(1)
     return library.fire(current, scale, scale, threshold, (-8, 7), index, tracer, None, 15, 0)
 
 
 def operations():
     """{name: (whether it needs products, what is done with a library)}"""
-    floats, scale = torch.randn(2, 40, 70), torch.rand(70) + 0.1
-    levels = torch.randint(-8, 8, (2, 40, 70), dtype=torch.int8)
+    floats, scale = torch.randn(3, 40, 70), torch.rand(70) + 0.1
+    levels = torch.randint(-8, 8, (3, 40, 70), dtype=torch.int8)
+    levels[1] = levels[0]
+    levels[1, :, :3] += 1  # few events
     heads = torch.randint(-8, 8, (2, 3, 20, 30), dtype=torch.int8)
     one = torch.ones(1)
 
     def panels(library):
         return library.weight_panels(torch.randn(70, 70, generator=torch.Generator().manual_seed(0)), scale, 127)
+
+    def wide(library):
+        return library.fixed_point(floats[0], scale)
 
     def probabilities(library):
         product = library.deferred(levels[:, None], levels[:, None].mT)
@@ -61,11 +66,16 @@ def operations():
         "neurons of floats": (False, lambda library: neurons(library, floats)),
         "neurons of integers": (False, lambda library: neurons(library, levels.int(), scale)),
         "neurons of a product": (True, lambda library: neurons(library, panels(library).times(levels), scale)),
+        "neurons of a product in fixed point": (
+            True,
+            lambda library: neurons(library, wide(library).times(levels), scale[:40]),
+        ),
         "neurons of a softmax": (True, lambda library: neurons(library, probabilities(library))),
         "values": (False, lambda library: library.values(levels, scale, scale)),
         "levels of a weight": (False, lambda library: library.weight_levels(floats[0, :, :40], scale[:40], 127)),
         "panels": (True, lambda library: panels(library).panels),
         "linear": (True, lambda library: library.linear(panels(library).times(levels))),
+        "linear in fixed point": (True, lambda library: library.linear(wide(library).times(levels))),
         "values of linear": (True, lambda library: library.linear(panels(library).times(levels), scale, scale)),
         "products": (True, lambda library: library.products(heads, heads.mT)),
         "values of products": (True, lambda library: library.products(heads, heads.mT, one)),

@@ -17,6 +17,7 @@ from spikezip_hf.models import kernels
 from spikezip_hf.models.neurons import fire, fire_reference
 from spikezip_hf.models.quantization import LSQQuantizer
 from spikezip_hf.models.rows import Rows, Timeline
+from tests.models.naive import by_references
 from tests.models.test_fast_engine import make_inputs, make_snn
 
 built = native.library()
@@ -501,7 +502,7 @@ def test_networks_answer_the_same_without_the_kernels(architecture, granularity,
     out = snn(**batch, **arguments)
     with torch.no_grad():
         quantized = qann(**batch).logits
-    with mock.patch.object(kernels, "native", None):
+    with by_references():
         reference = snn(**batch, **arguments)
         with torch.no_grad():
             assert torch.equal(qann(**batch).logits, quantized)

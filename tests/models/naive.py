@@ -3,6 +3,7 @@
 What the engine is held to. Products of levels are done in float64, where they are exact, and scaled afterwards.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from unittest import mock
@@ -106,6 +107,14 @@ class NaiveRun:
         )
 
 
+@contextmanager
+def by_references():
+    """Without compiled kernels, but with the arithmetic that is theirs on this machine."""
+    fixed = kernels.in_fixed_point(torch.zeros(1))
+    with mock.patch.object(kernels, "native", None), mock.patch.object(kernels, "in_fixed_point", return_value=fixed):
+        yield
+
+
 @torch.no_grad()
 def run_naively(snn, batch: dict, time_steps: int, chunk_steps: int = 1) -> NaiveRun:
     """Simulate `snn` for all of `time_steps`, without compiled kernels."""
@@ -120,7 +129,7 @@ def run_naively(snn, batch: dict, time_steps: int, chunk_steps: int = 1) -> Naiv
     )
     network = partial(snn.network, inputs)
     readouts = []
-    with mock.patch.object(kernels, "native", None):
+    with by_references():
         while engine.step + engine.chunk < time_steps:
             engine.advance(min(chunk_steps, time_steps - engine.step - engine.chunk))
             readout = unwrap(network(engine)[snn.readout])

@@ -221,7 +221,7 @@ def fixed_operand(levels: torch.Tensor, weight: torch.Tensor, factors: torch.Ten
 def fixed_point(weight: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
     """A weight in fixed point: whole multiples, up to 2**26, of the quantum of its row, which is a power of two.
 
-    A weight is off by half a quantum at most, 2**-26 of the largest of its row; from an eighth of that on float32 is
+    A weight is off by half a quantum at most, 2**-26 of the largest of its row; from a quarter of that on float32 is
     no finer. A sum of such numbers times levels is exact in float64, in any order.
 
     Args:
