@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from spikezip_hf.models import kernels
 from spikezip_hf.models.kernels import EXPONENTIAL_BITS, LONGEST_TABLE, exponentials, integer_softmax
 from spikezip_hf.models.operators import MatMul, Softmax
 from spikezip_hf.models.rows import Rows
@@ -100,10 +101,15 @@ def test_gradients_are_those_of_the_softmax_in_floating_point():
 
 @torch.no_grad()
 @pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("weight_bits", [None, 8])
+@pytest.mark.parametrize("granularity", ["per_tensor", "mixed"])
 @pytest.mark.parametrize("architecture", ["roberta", "bert"])
-def test_a_text_has_the_same_bits_whatever_padding_is_beside_it(architecture, side):
-    """In float32: products with weights of 8 bits and softmax are of whole numbers; all else is of one position."""
-    snn = make_snn(architecture, weight_bits=8, scale_granularity="per_tensor")
+def test_a_text_has_the_same_bits_whatever_padding_is_beside_it(
+    architecture, granularity, weight_bits, side, monkeypatch
+):
+    """In float32: sums of products and of softmax are exact, and all else is of one position."""
+    monkeypatch.setattr(kernels, "in_fixed_point", lambda x: True)  # where kernels do not, the reference does
+    snn = make_snn(architecture, weight_bits=weight_bits, granularity=granularity)
     batch = make_inputs(snn, side=side)
     run = snn(**batch, time_steps=90, stop="equilibrium")
     lengths = batch["attention_mask"].sum(1)
