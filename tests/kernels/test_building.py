@@ -121,19 +121,26 @@ class TestBuilding:
             ("no AVX-512", "neurons.h", "q.threshold[c + i] + 0.5f)", "q.threshold[c + i] + 0.4f)"),
             ("AVX-512", "neurons.h", "s = _mm512_add_epi8(s, step)", "s = _mm512_sub_epi8(s, step)"),
             ("no AVX-512", "neurons.h", "s = (int8_t)(s + step)", "s = (int8_t)(s - step)"),
-            (None, "native.c", "out[c] = (float)in[c] * scale[c] + bias[c]", "out[c] = (float)in[c] - bias[c]"),
+            (None, "arrays.h", "out[c] = (float)in[c] * scale[c] + bias[c]", "out[c] = (float)in[c] - bias[c]"),
             ("tiles", "products.h", "left + 16 * stride + i", "left + 15 * stride + i"),
             ("vectors", "products.h", "bytes, _mm512_set1_epi8((char)128)", "bytes, _mm512_set1_epi8(64)"),
             ("vectors", "softmax.h", "_mm512_srli_epi64(part, 32)", "part"),
             ("vectors", "softmax.h", "_mm512_mask_mov_epi32(hidden", "_mm512_mask_mov_epi32(x"),
-            ("vectors", "native.c", "correct(out, k, correction", "correct(panels, k, correction"),
+            ("vectors", "arrays.h", "correct(out, k, correction", "correct(panels, k, correction"),
+            ("products", "events.h", "if (fall) by", "if (!fall) by"),
+            ("products", "events.h", "sum[v] = _mm512_add_pd(sum[v]", "sum[v] = _mm512_sub_pd(sum[v]"),
+            ("products", "events.h", "part[1], right);\n            else\n", "part[1], left);\n            else\n"),
+            ("products", "weights.h", "_mm512_set1_epi32(0x808080)", "_mm512_set1_epi32(0x8080)"),
+            ("products", "weights.h", "(bits >> 52) - 1022", "(bits >> 52) - 1030"),
+            ("products", "weights.h", "0x88), b = ", "0xdd), b = "),
         ],
     )
     def test_a_library_that_computes_something_else(
         self, unbuilt, monkeypatch, messages, used_with, file, right, wrong
     ):
         wide = {"avx512f", "avx512bw", "avx512dq"} <= set(native.processor().split())
-        ways = "AVX-512" if wide else "no AVX-512", getattr(native.library(), "products_by", None)
+        ways = ["AVX-512" if wide else "no AVX-512", getattr(native.library(), "products_by", None)]
+        ways += ["products"] if getattr(native.library(), "has_products", False) else []
         native.library.cache_clear()
         source = copied_source(unbuilt)
         text = source.with_name(file).read_text()

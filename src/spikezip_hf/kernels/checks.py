@@ -79,10 +79,11 @@ def gives_reference(kernels: Library) -> bool:
 def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:
     """Whether small products with weights come out as plain torch has them, by themselves and with neurons.
 
-    The levels are of three steps: few change in the second, so that it is made of events, and all in the third.
+    The levels are of three steps: few change in the second, so that it is made of events, and most in the third.
     """
     first, last = torch.randint(-128, 128, (2, 35, 70), generator=generator, dtype=torch.int8)
-    levels = torch.stack([first, first.where(torch.rand(35, 70, generator=generator) > 0.03, -first), last])
+    few = (torch.rand(35, 70, generator=generator) < 0.02) * torch.randint(-3, 4, (35, 70), generator=generator)
+    levels = torch.stack([first, (first + few).clamp(-128, 127).to(torch.int8), last])
     weight, scale = (
         torch.randint(-127, 128, (66, 70), generator=generator),
         torch.rand(66, generator=generator) + 0.1,

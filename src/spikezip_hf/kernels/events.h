@@ -75,6 +75,12 @@ static inline const int8_t *levels_before(const int8_t *levels, const int64_t *i
     return at < samples ? NULL : levels + index[at - samples] * size + offset;
 }
 
+// The share of its levels that may change for a row's events to be a shorter way than a whole product.
+static double share_of_events(int fixed) {
+    if (tiles_allowed) return fixed ? 0.25 : 0.06;
+    return fixed ? 0.6 : 0.4;
+}
+
 // Find the events of all steps. Returns whether memory is lacking.
 // `share`: a row has few events if they are at most this share of its levels. `part`: see above.
 static int find_events(const int8_t *levels, const int64_t *index, int64_t steps, int64_t samples, int64_t places,

@@ -212,4 +212,26 @@ static void weight_block(const int8_t *left, const uint8_t *shifted, int64_t fir
     else
         product_block(left + first * k, k, rows, k, panel, correction, spare, out);
 }
+
+// The right side of a product, (k, n) of any strides, as panels.
+static void pack_right(const int8_t *b, int64_t stride_k, int64_t stride_n, int64_t k, int64_t n, int8_t *panels,
+                       int32_t *correction) {
+    for (int64_t first = 0; first < n; first += PANEL) {
+        int8_t *panel = panels + first / PANEL * panel_bytes(k);
+        int64_t columns = least(n - first, PANEL);
+        if (k % 64 || columns < PANEL) memset(panel, 0, (size_t)panel_bytes(k));
+        if (stride_k == 1)
+            for (int64_t j = 0; j < columns; j++) pack_column(b + (first + j) * stride_n, k, j, panel);
+        else
+            for (int64_t i = 0; i < k; i++) {
+                const int8_t *row = b + i * stride_k + first * stride_n;
+                int8_t *out = panel + i / 4 * PANEL * 4 + i % 4;
+                if (stride_n == 1)
+                    for (int64_t j = 0; j < columns; j++) out[4 * j] = row[j];
+                else
+                    for (int64_t j = 0; j < columns; j++) out[4 * j] = row[j * stride_n];
+            }
+        if (!tiles_allowed) correct(panel, k, correction + first);
+    }
+}
 #endif

@@ -9,6 +9,9 @@
 #pragma once
 
 #include <math.h>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #include "events.h"
 
@@ -23,6 +26,15 @@ typedef struct {
 } Weight;
 
 #if HAVE_PRODUCTS
+// How many blocks of a product a thread takes up at once: all of a panel, which it has to hold, if panels are enough.
+static int64_t blocks_of_a_thread(int64_t panels, int64_t blocks) {
+    int threads = 1;
+#ifdef _OPENMP
+    threads = omp_get_max_threads();
+#endif
+    return panels >= 2 * threads ? blocks : 1;
+}
+
 // What a thread has of a weight: one panel, in the forms that its products take.
 typedef struct {
     int64_t panel;        // which one; -1 for none yet
