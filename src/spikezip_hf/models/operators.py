@@ -41,7 +41,7 @@ class LinearMap(nn.Module):
     def forward(self, x, bias: bool = True):
         if isinstance(x, Rows):
             return self.infer(x)
-        if bias and in_inference(self):  # the same bits as within a network
+        if bias and in_inference(self):  # the same bits as for such values within a network
             return self.infer(Rows(x)).values
         return nn.functional.linear(x, quantized_weight(self).flatten(1), self.bias if bias else None)
 
