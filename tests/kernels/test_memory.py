@@ -12,14 +12,14 @@ from tests.kernels.test_building import needs_compiler
 
 pytestmark = needs_compiler
 
-# Ahead of the source: allocations that fail once so many have been made; -1 for never.
+# Ahead of the source: allocations that fail once so many have been made; -1 for never. All from then on, or one.
 FAILING = """
 #define _GNU_SOURCE
 #include <stdlib.h>
-static long left = -1;
-void allocations_left(long count) { left = count; }
+static long left = -1, again;
+void allocations_left(long count, long all) { left = count, again = all ? 0 : -1; }
 static int fails(void) { return __atomic_load_n(&left, __ATOMIC_SEQ_CST) >= 0 &&
-                                __atomic_fetch_sub(&left, 1, __ATOMIC_SEQ_CST) <= 0 && (left = 0, 1); }
+                                __atomic_fetch_sub(&left, 1, __ATOMIC_SEQ_CST) <= 0 && (left = again, 1); }
 static void *failing_malloc(size_t size) { return fails() ? NULL : malloc(size); }
 static void *failing_aligned_alloc(size_t to, size_t size) { return fails() ? NULL : aligned_alloc(to, size); }
 #define malloc failing_malloc
@@ -82,22 +82,23 @@ def operations():
     }
 
 
+@pytest.mark.parametrize("every", [0, 1])  # only one of them, or all from then on
 @pytest.mark.parametrize("name", operations())
-def test_each_allocation_may_fail(library, name):
+def test_each_allocation_may_fail(library, name, every):
     needs_products, operation = operations()[name]
     if needs_products and not library.has_products:
         pytest.skip("this processor multiplies no bytes")
     expected = operation(library)
     try:
         for allocations in count():
-            library.functions.allocations_left(allocations)
+            library.functions.allocations_left(allocations, every)
             try:
                 found = operation(library)
                 break
             except MemoryError:
                 continue
     finally:
-        library.functions.allocations_left(-1)
+        library.functions.allocations_left(-1, 0)
     assert allocations > 0, "it allocates nothing"
     pairs = zip(found, expected) if isinstance(found, tuple) else [(found, expected)]
     assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)

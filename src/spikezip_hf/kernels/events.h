@@ -18,7 +18,7 @@ typedef struct {
     int64_t part, parts;  // events of a place lie in so many parts, of so many features each
     uint16_t *features;   // of all events: those of a part that rise, then those that fall
     int64_t *start;       // (steps, samples, places * parts + 1) where those of a part lie
-    uint16_t *rises;      // (steps, samples, places, parts) how many rise
+    int32_t *rises;       // (steps, samples, places, parts) how many rise
     uint8_t *few;         // (steps, samples) whether a step has a new row, and so few events that they are the shorter way
     int whole;            // whether there are other new rows
     int any;              // whether there are such
@@ -118,13 +118,13 @@ static int find_events(const int8_t *levels, const int64_t *index, int64_t steps
     for (int64_t at = 0; at < all; at++) {
         if (!events->few[at]) continue;
         const int64_t *start = events->start + at * (places * parts + 1);
-        uint16_t *rises = events->rises + at * places * parts;
+        int32_t *rises = events->rises + at * places * parts;
         for (int64_t i = 0; i < size; i += k)
             for (int64_t from = 0; from < k; from += part, start++, rises++) {
                 const int8_t *now = levels + index[at] * size + i;
                 const int8_t *before = levels_before(levels, index, samples, at, i, size);
                 int64_t to = least(k, from + part), rise = list_events(now, before, from, to, 0, events->features + *start);
-                *rises = (uint16_t)rise;
+                *rises = (int32_t)rise;
                 list_events(now, before, from, to, 1, events->features + *start + rise);
             }
     }

@@ -217,19 +217,20 @@ int64_t spikezip_fire(const Neurons *a) {
     int undefined = 0;
     memset(a->counts, 0, (size_t)(a->steps * a->samples) * sizeof *a->counts);
     memset(a->at_target, 1, (size_t)a->samples);
-    int64_t grain = 1;  // blocks that a thread takes up at once
+    int unprepared = 0;  // for want of memory
+    int64_t grain = 1;   // blocks that a thread takes up at once
 #if HAVE_PRODUCTS
     Events events = {0};
     uint8_t *shifted = NULL;
     if (product) {
         int64_t part = a->weight.numbers ? WIDE_PART : a->weight.k;
-        lacking = find_events(a->current, a->index, a->steps, a->samples, a->places, a->weight.k, part,
+        unprepared = find_events(a->current, a->index, a->steps, a->samples, a->places, a->weight.k, part,
                               share_of_events(a->weight.numbers != NULL), &events);
         int64_t given = 0;  // rows of levels
         for (int64_t at = 0; at < a->steps * a->samples; at++) given = given > a->index[at] ? given : a->index[at] + 1;
         if (events.whole && !tiles_allowed) {
             shifted = all_shifted(a->current, given * a->places, a->weight.k);
-            lacking |= !shifted;
+            unprepared |= !shifted;
         }
         grain = blocks_of_a_thread(panels, a->samples * blocks);
     }
@@ -237,8 +238,8 @@ int64_t spikezip_fire(const Neurons *a) {
 
 #pragma omp parallel reduction(| : undefined, lacking)
     {
-        Scratch own = {.target = malloc((size_t)(rows_of_block * width)), .state = malloc((size_t)(rows_of_block * width)),
-                       .sums = NULL};
+        Scratch own = {.target = malloc((size_t)(rows_of_block * width)), .state = malloc((size_t)(rows_of_block * width))};
+        lacking = unprepared | !own.target | !own.state;
 #if HAVE_PRODUCTS
         own.shifted = shifted, own.events = &events;
         if (product) {
@@ -259,7 +260,6 @@ int64_t spikezip_fire(const Neurons *a) {
             begin_products();
         }
 #endif
-        lacking |= !own.target || !own.state;
         // Panels outside: what a thread takes up next has the weights that it has just used.
 #pragma omp for schedule(dynamic, grain)
         for (int64_t item = 0; item < panels * a->samples * heads * blocks; item++) {

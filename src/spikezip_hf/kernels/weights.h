@@ -73,7 +73,7 @@ static inline __m512d half_of_products(__m512 numbers, __m512 factors, int half)
     return _mm512_mul_pd(_mm512_cvtps_pd(a), _mm512_cvtps_pd(b));
 }
 
-// The quantum of a row: a power of two and an ordinary number; NaN if a number of the row is none, or infinite.
+// The quantum of a row: a power of two and an ordinary number; NaN if a number of the row is none, or beyond float32.
 static float quantum_of(const float *row, const float *factors, int64_t k) {
     enum { LEAST = -100 };
     __m512i most = _mm512_setzero_si512();  // of numbers without their sign, whose bits are in the order of their size
@@ -89,7 +89,7 @@ static float quantum_of(const float *row, const float *factors, int64_t k) {
     }
     int64_t bits = factors ? _mm512_reduce_max_epi64(most) : _mm512_reduce_max_epi32(most);
     int64_t exponent = factors ? (bits >> 52) - 1022 : (bits >> 23) - 126;
-    if (exponent > (factors ? 1024 : 128)) return NAN;
+    if (exponent > 128) return NAN;
     return ldexpf(1.0f, (int)(exponent > LEAST ? exponent : LEAST) - FIXED_BITS);
 }
 
@@ -210,8 +210,8 @@ static void whole_block(const Weight *weight, const Held *own, const int8_t *lef
     for (int digit = DIGITS - 1; digit >= 0; digit--) {
         weight_block(left, shifted, first, rows, k, own->digits + digit * panel_bytes(k), own->correction + digit * PANEL,
                      spare, product);
-        double worth = digit == DIGITS - 1 ? 0.0 : 256.0;
-        for (int64_t i = 0; i < (int64_t)rows * PANEL; i++) sums[i] = (worth ? sums[i] * worth : 0.0) + (double)product[i];
+        if (digit == DIGITS - 1) memset(sums, 0, (size_t)(rows * PANEL) * sizeof *sums);
+        for (int i = 0; i < rows * PANEL; i++) sums[i] = sums[i] * 256.0 + (double)product[i];
     }
 }
 
@@ -219,7 +219,7 @@ static void whole_block(const Weight *weight, const Held *own, const int8_t *lef
 static void add_events(const Weight *weight, const Held *own, const Events *events, int64_t at, int64_t first,
                        int64_t rows, int64_t places, int32_t *product, double *sums) {
     const int64_t *start = events->start + at * (places * events->parts + 1);
-    const uint16_t *rises = events->rises + at * places * events->parts;
+    const int32_t *rises = events->rises + at * places * events->parts;
     int64_t halves = weight->numbers ? PANEL / WIDE_ROW : 1;
     for (int64_t half = 0; half < halves; half++)
         for (int64_t part = 0; part < events->parts; part++)  // outside: its rows of the weight stay in the first cache

@@ -229,11 +229,12 @@ def fixed_point(weight: torch.Tensor, factors: torch.Tensor | None) -> torch.Ten
         factors: (in,) that it is multiplied with; None for none.
 
     Returns:
-        (out, in) float64; NaN in a row that is not finite.
+        (out, in) float64; NaN in a row where a number is none, or beyond float32.
     """
     exact = weight.double() if factors is None else weight.double() * factors.double()
-    exponents = torch.frexp(exact.abs().amax(1)).exponent.clamp(min=SMALLEST_EXPONENT) - FIXED_BITS
-    quanta = torch.exp2(exponents.double()).where(exact.isfinite().all(1), torch.nan)[:, None]
+    largest = exact.abs().amax(1)
+    exponents = torch.frexp(largest).exponent.clamp(min=SMALLEST_EXPONENT) - FIXED_BITS
+    quanta = torch.exp2(exponents.double()).where(largest < 2.0**128, torch.nan)[:, None]
     return (exact / quanta).round() * quanta
 
 
