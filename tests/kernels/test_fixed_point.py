@@ -227,7 +227,7 @@ class TestTheKernels:
     @pytest.mark.parametrize("kind", ["bytes", "numbers"])
     def test_more_events_of_one_place_than_16_bits_count(self, kind):
         """As of a node of many levels with graded spikes: few in the whole row, all in one place."""
-        levels = torch.full((2, 250, 500), -90, dtype=torch.int8)
+        levels = torch.full((2, 500, 500), -90, dtype=torch.int8)
         levels[1, 7, :380] = 90  # 68400 of them
         generator = torch.Generator().manual_seed(0)
         operand, exact = operand_of(mock.Mock(side_effect=[kind, 127, 127]), 3, 500, generator)
@@ -235,7 +235,7 @@ class TestTheKernels:
         node = make_node(128, True, 3, False, generator)
         fields = {"scale": 60 / sums.abs().amax((0, 1)).float(), "dtype": torch.float32}
         fields["timeline"] = Timeline(torch.ones(2, 1, dtype=torch.bool))
-        rest = torch.zeros(1, 250, 3, dtype=torch.int8)
+        rest = torch.zeros(1, 500, 3, dtype=torch.int8)
         firing = fire(node, Rows(integers=operand.times(levels), **fields), rest.clone(), None, 127)
         assert_same_firing(firing, fire_reference(node, Rows(integers=sums, **fields), rest.clone(), None, 127))
 
