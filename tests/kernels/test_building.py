@@ -129,7 +129,7 @@ class TestBuilding:
             ("vectors", "arrays.h", "correct(out, k, correction", "correct(panels, k, correction"),
             ("products", "events.h", "if (fall) by", "if (!fall) by"),
             ("products", "events.h", "sum[v] = _mm512_add_pd(sum[v]", "sum[v] = _mm512_sub_pd(sum[v]"),
-            ("products", "events.h", "part[1], right);\n            else\n", "part[1], left);\n            else\n"),
+            ("products", "events.h", "rows, 1, part", "rows, 0, part"),
             ("products", "weights.h", "_mm512_set1_epi32(0x808080)", "_mm512_set1_epi32(0x8080)"),
             ("products", "weights.h", "(bits >> 52) - 1022", "(bits >> 52) - 1030"),
             ("products", "weights.h", "0x88), b = ", "0xdd), b = "),

@@ -131,53 +131,59 @@ static int find_events(const int8_t *levels, const int64_t *index, int64_t steps
     return 0;
 }
 
-// Add rows of a weight of bytes, (k, 64), for events that rise, and take them off for events that fall.
+// Add up rows of a weight of bytes, (k, 64), or take them off: so few that 16 bits are enough.
+static inline __attribute__((always_inline)) void some_rows_of_bytes(const uint16_t *features, int64_t from, int64_t to,
+                                                                     const int8_t *rows, const int fall, __m512i *sum) {
+    for (int64_t i = from; i < to; i++) {
+        const __m256i *row = (const __m256i *)(rows + features[i] * PANEL);
+        __m512i left = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row));
+        __m512i right = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row + 1));
+        sum[0] = fall ? _mm512_sub_epi16(sum[0], left) : _mm512_add_epi16(sum[0], left);
+        sum[1] = fall ? _mm512_sub_epi16(sum[1], right) : _mm512_add_epi16(sum[1], right);
+    }
+}
+
+// The same of rows of 32 numbers up to 2^26, (k, 32): so few that 32 bits are enough.
+static inline __attribute__((always_inline)) void some_wide_rows(const uint16_t *features, int64_t from, int64_t to,
+                                                                 const int32_t *rows, const int fall, __m512i *sum) {
+    for (int64_t i = from; i < to; i++) {
+        const int32_t *row = rows + features[i] * WIDE_ROW;
+        __m512i left = _mm512_loadu_si512(row), right = _mm512_loadu_si512(row + 16);
+        sum[0] = fall ? _mm512_sub_epi32(sum[0], left) : _mm512_add_epi32(sum[0], left);
+        sum[1] = fall ? _mm512_sub_epi32(sum[1], right) : _mm512_add_epi32(sum[1], right);
+    }
+}
+
+static inline __m256i half_of(__m512i x, int half) {
+    return half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x);
+}
+
+// Add to 64 sums the rows of a weight of bytes whose features rise, and take off those whose features fall.
 static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t count, const int8_t *rows, int32_t *sums) {
-    enum { SOME = 255 };  // sums of so many fit in 16 bits
+    enum { SOME = 255 };
     __m512i sum[4];
     for (int v = 0; v < 4; v++) sum[v] = _mm512_loadu_si512(sums + 16 * v);
-    for (int64_t i = 0; i < count;) {
-        int64_t end = least(count, i + SOME);
+    for (int64_t i = 0; i < count; i += SOME) {
+        int64_t end = least(count, i + SOME), middle = rises < i ? i : least(rises, end);
         __m512i part[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-        for (; i < end; i++) {
-            const __m256i *row = (const __m256i *)(rows + features[i] * PANEL);
-            __m512i left = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row));
-            __m512i right = _mm512_cvtepi8_epi16(_mm256_loadu_si256(row + 1));
-            if (i < rises)
-                part[0] = _mm512_add_epi16(part[0], left), part[1] = _mm512_add_epi16(part[1], right);
-            else
-                part[0] = _mm512_sub_epi16(part[0], left), part[1] = _mm512_sub_epi16(part[1], right);
-        }
-        for (int v = 0; v < 4; v++) {
-            __m512i whole = part[v / 2];
-            __m256i some = v % 2 ? _mm512_extracti64x4_epi64(whole, 1) : _mm512_castsi512_si256(whole);
-            sum[v] = _mm512_add_epi32(sum[v], _mm512_cvtepi16_epi32(some));
-        }
+        some_rows_of_bytes(features, i, middle, rows, 0, part);
+        some_rows_of_bytes(features, middle, end, rows, 1, part);
+        for (int v = 0; v < 4; v++) sum[v] = _mm512_add_epi32(sum[v], _mm512_cvtepi16_epi32(half_of(part[v / 2], v % 2)));
     }
     for (int v = 0; v < 4; v++) _mm512_storeu_si512(sums + 16 * v, sum[v]);
 }
 
-// The same of rows of 32 numbers below 2^26, (k, 32), and 32 sums.
+// The same of a weight in fixed point, and 32 sums.
 static void add_wide_rows(const uint16_t *features, int64_t rises, int64_t count, const int32_t *rows, double *sums) {
-    enum { SOME = 31 };  // sums of so many fit in 32 bits
+    enum { SOME = 31 };
     __m512d sum[4];
     for (int v = 0; v < 4; v++) sum[v] = _mm512_loadu_pd(sums + 8 * v);
-    for (int64_t i = 0; i < count;) {
-        int64_t end = least(count, i + SOME);
+    for (int64_t i = 0; i < count; i += SOME) {
+        int64_t end = least(count, i + SOME), middle = rises < i ? i : least(rises, end);
         __m512i part[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-        for (; i < end; i++) {
-            const int32_t *row = rows + features[i] * WIDE_ROW;
-            __m512i left = _mm512_loadu_si512(row), right = _mm512_loadu_si512(row + 16);
-            if (i < rises)
-                part[0] = _mm512_add_epi32(part[0], left), part[1] = _mm512_add_epi32(part[1], right);
-            else
-                part[0] = _mm512_sub_epi32(part[0], left), part[1] = _mm512_sub_epi32(part[1], right);
-        }
-        for (int v = 0; v < 4; v++) {
-            __m512i whole = part[v / 2];
-            __m256i some = v % 2 ? _mm512_extracti64x4_epi64(whole, 1) : _mm512_castsi512_si256(whole);
-            sum[v] = _mm512_add_pd(sum[v], _mm512_cvtepi32_pd(some));
-        }
+        some_wide_rows(features, i, middle, rows, 0, part);
+        some_wide_rows(features, middle, end, rows, 1, part);
+        for (int v = 0; v < 4; v++) sum[v] = _mm512_add_pd(sum[v], _mm512_cvtepi32_pd(half_of(part[v / 2], v % 2)));
     }
     for (int v = 0; v < 4; v++) _mm512_storeu_pd(sums + 8 * v, sum[v]);
 }
