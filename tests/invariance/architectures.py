@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 from spikezip_hf import QuantSwinModel, QuantViTModel
+from spikezip_hf.models import kernels
 from spikezip_hf.models.engines import RecordingEngine
 from spikezip_hf.models.simulation import Trajectory
 from tests.conftest import make_images, make_qann, make_swin_qann, make_text_qann, make_texts, spiking_twin
@@ -42,8 +43,9 @@ class Architecture(NamedTuple):
     """Attributes:
     make: of a calibrated Quant model, from a dtype.
     inputs: of n samples for a model.
-    own_bits: whether the bits of a sample are its own in float32, whatever batch and chunk it is in. So with weights
-        of 8 bits and one scale a node, where all that many rows share are sums of integers.
+    own_bits: whether the bits of a sample are its own in float32, whatever batch and chunk it is in. So where all
+        that many rows share are exact sums: with weights of 8 bits and one scale a node, and where products are done
+        in fixed point.
     spiking: fields of the Spike model.
     """
 
@@ -81,27 +83,28 @@ def swin(**fields) -> Callable:
     return lambda dtype: make_swin_qann(dtype=dtype, levels=LEVELS, **fields)
 
 
+FIXED = kernels.in_fixed_point(torch.zeros(1))
 ARCHITECTURES = {
-    "vit": Architecture(vit(), images),
+    "vit": Architecture(vit(), images, own_bits=FIXED),
     "vit, scales of channels": Architecture(vit(granularity="per_channel"), images),
-    "vit, mean": Architecture(lambda dtype: make_variant("mean, norm behind", dtype, LEVELS), images),
-    "vit, distilled": Architecture(lambda dtype: make_variant("distilled", dtype, LEVELS), images),
+    "vit, mean": Architecture(lambda dtype: make_variant("mean, norm behind", dtype, LEVELS), images, own_bits=FIXED),
+    "vit, distilled": Architecture(lambda dtype: make_variant("distilled", dtype, LEVELS), images, own_bits=FIXED),
     "vit, 8 bits": Architecture(vit(16, weight_bits=8), images, own_bits=True),
     "vit, 256 levels": Architecture(vit(levels=256), images, spiking={"max_spikes_per_step": 16}),
-    "vit, bare": Architecture(bare(QuantViTModel, vit()), images),
-    "swin": Architecture(swin(), images),
+    "vit, bare": Architecture(bare(QuantViTModel, vit()), images, own_bits=FIXED),
+    "swin": Architecture(swin(), images, own_bits=FIXED),
     "swin, 8 bits": Architecture(swin(weight_bits=8), images, own_bits=True),
-    "swin, bare": Architecture(bare(QuantSwinModel, swin()), images),
-    "events": Architecture(make_event_qann, recordings),
+    "swin, bare": Architecture(bare(QuantSwinModel, swin()), images, own_bits=FIXED),
+    "events": Architecture(make_event_qann, recordings, own_bits=FIXED),
     "events, 8 bits": Architecture(lambda dtype: make_event_qann(dtype, weight_bits=8), recordings, own_bits=True),
-    "bert": Architecture(text("bert", head_act="tanh"), texts),
-    "bert, tokens": Architecture(text("bert", "ForTokenClassification"), texts),
-    "bert, bare": Architecture(text("bert", "Model"), texts),
-    "roberta": Architecture(text("roberta"), texts),
-    "roberta, scales of channels": Architecture(text("roberta", granularity="mixed"), texts),
+    "bert": Architecture(text("bert", head_act="tanh"), texts, own_bits=FIXED),
+    "bert, tokens": Architecture(text("bert", "ForTokenClassification"), texts, own_bits=FIXED),
+    "bert, bare": Architecture(text("bert", "Model"), texts, own_bits=FIXED),
+    "roberta": Architecture(text("roberta"), texts, own_bits=FIXED),
+    "roberta, scales of channels": Architecture(text("roberta", granularity="mixed"), texts, own_bits=FIXED),
     "roberta, 8 bits": Architecture(text("roberta", weight_bits=8), texts, own_bits=True),
-    "roberta, tokens": Architecture(text("roberta", "ForTokenClassification"), texts),
-    "roberta, bare": Architecture(text("roberta", "Model"), texts),
+    "roberta, tokens": Architecture(text("roberta", "ForTokenClassification"), texts, own_bits=FIXED),
+    "roberta, bare": Architecture(text("roberta", "Model"), texts, own_bits=FIXED),
     "roberta, the reference's nodes": Architecture(text("roberta", node_placement="reference"), texts),
 }
 

@@ -32,19 +32,19 @@ static float *spread(const float *numbers, int64_t count, int64_t features, int6
 }
 
 #if HAVE_PRODUCTS
-// Put a block of a product, `rows` rows of a panel, in its place: whole numbers, or those of fixed point, `wide`, times their
+// Put a block of a product, `rows` rows of a panel, in its place: whole numbers, or those of fixed point, `sums`, times their
 // quanta; floats if there is a scale.
-static void hand_out(const int32_t *product, const double *wide, const float *quanta, int64_t rows, int64_t columns,
+static void hand_out(const int32_t *product, const double *sums, const float *quanta, int64_t rows, int64_t columns,
                      const float *scale, const float *bias, void *out, int64_t stride) {
     for (int64_t r = 0; r < rows; r++) {
         float *values = (float *)out + r * stride;
-        if (!scale && wide)
-            for (int64_t c = 0; c < columns; c++) ((double *)out)[r * stride + c] = wide[r * PANEL + c] * (double)quanta[c];
+        if (!scale && sums)
+            for (int64_t c = 0; c < columns; c++) ((double *)out)[r * stride + c] = sums[r * PANEL + c] * (double)quanta[c];
         else if (!scale)
             memcpy(values, product + r * PANEL, (size_t)columns * sizeof *product);
         else {
-            if (wide)
-                for (int64_t c = 0; c < columns; c++) values[c] = (float)wide[r * PANEL + c] * quanta[c] * scale[c];
+            if (sums)
+                for (int64_t c = 0; c < columns; c++) values[c] = (float)sums[r * PANEL + c] * quanta[c] * scale[c];
             else
                 for (int64_t c = 0; c < columns; c++) values[c] = (float)product[r * PANEL + c] * scale[c];
             if (bias)
@@ -156,14 +156,14 @@ int spikezip_linear(const int8_t *left, int64_t m, const Weight *weight, const f
     int64_t blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS, count = padded(n, PANEL) / PANEL;
     uint8_t *shifted = all_shifted(left, m, k);
     if (!shifted && !tiles_allowed) return free(scale), free(bias), OUT_OF_MEMORY;
-    int64_t grain = blocks_of_a_thread(count, blocks);
+    int64_t grain = fixed ? blocks_of_a_thread(count, blocks) : 1;
 #pragma omp parallel reduction(| : lacking)
     {
         Held held;
         int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(k, 64)));
         int32_t *product = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *product);
-        double *sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *sums);
-        lacking = make_room(weight, 1, 0, &held) | !spare | !product | !sums;
+        double *sums = fixed ? aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *sums) : NULL;
+        lacking = make_room(weight, 1, 0, &held) | !spare | !product | (fixed && !sums);
         begin_products();
 #pragma omp for schedule(dynamic, grain)
         for (int64_t item = 0; item < count * blocks; item++) {
@@ -172,7 +172,7 @@ int spikezip_linear(const int8_t *left, int64_t m, const Weight *weight, const f
             int64_t at = first * n + panel * PANEL;
             hold(weight, panel, &held);
             whole_block(weight, &held, left, shifted, first, (int)rows, spare, product, sums);
-            hand_out(product, fixed ? sums : NULL, held.quanta, rows, least(n - panel * PANEL, PANEL),
+            hand_out(product, sums, held.quanta, rows, least(n - panel * PANEL, PANEL),
                      scale ? scale + panel * PANEL : NULL, bias ? bias + panel * PANEL : NULL,
                      (char *)out + at * (int64_t)(fixed && !scale ? sizeof *sums : sizeof *product), n);
         }

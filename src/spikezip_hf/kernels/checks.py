@@ -90,6 +90,7 @@ def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:
     )
     bytes_ = kernels.weight_panels(weight * scale[:, None], scale, 127)
     factors = 2.0 ** torch.randint(-3, 3, (70,), generator=generator)  # as powers of two, so that numbers are known
+    factors[0] = 1.0
     wide = torch.randint(-(2**20), 2**20, (66, 70), generator=generator)
     wide[:, 0] = 2**23 - 1
     for operand, exact in (

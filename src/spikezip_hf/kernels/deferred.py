@@ -41,14 +41,26 @@ class Panels:
 class FixedPoint:
     """A weight of float32 that the kernels multiply with as fixed-point numbers (`models.kernels.fixed_point`).
 
+    It is read when the product is done: until then it must not change.
+
     Attributes:
         numbers: (out_features, in_features) float32; with `factors`, (in_features,), times those.
+        version: of `numbers`, when this was made.
     """
 
     kernels: Library
     numbers: torch.Tensor
     factors: torch.Tensor | None
+    version: int
     sum_dtype = torch.float64
+
+    def check(self) -> None:
+        """Raise RuntimeError if the weight is another by now, or has no memory."""
+        if version_of(self.numbers) != self.version or not self.numbers.data_ptr():
+            raise RuntimeError(
+                "A weight was changed, or its memory given back, between its product and the neurons behind it. In "
+                "inference products are done together with those: change weights outside of the forward pass."
+            )
 
     @property
     def shape(self) -> torch.Size:
@@ -147,6 +159,11 @@ class Probabilities:
 
     def __reduce__(self):
         return done, (self.values(),)
+
+
+def version_of(x: torch.Tensor) -> int:
+    """Torch's counter of changes; tensors made in inference mode have none."""
+    return 0 if x.is_inference() else x._version
 
 
 def done(sums: torch.Tensor) -> torch.Tensor:

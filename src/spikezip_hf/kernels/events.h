@@ -12,7 +12,7 @@
 
 #if HAVE_PRODUCTS
 enum { MOST_FEATURES = 1 << 16 };  // that an event can name
-enum { WIDE_ROW = 32, WIDE_PART = 384 };  // numbers of a row of a weight in fixed point, and how many rows at a time
+enum { NUMBERS_ROW = 32, NUMBERS_PART = 384 };  // numbers of a row of a weight in fixed point, and how many rows at a time
 
 typedef struct {
     int64_t part, parts;  // events of a place lie in so many parts, of so many features each
@@ -28,42 +28,52 @@ static void no_events(Events *events) {
     free(events->features), free(events->start), free(events->rises), free(events->few);
 }
 
-static inline __mmask32 first_of_32(int64_t n) { return n < 32 ? ((__mmask32)1 << n) - 1 : ~(__mmask32)0; }
+static inline __mmask64 first_of_64(int64_t n) { return n < 64 ? ((__mmask64)1 << n) - 1 : ~(__mmask64)0; }
 
-// 32 levels of a row, and what they were; 0 before the first.
-static inline __m512i differences(const int8_t *now, const int8_t *before, __mmask32 there) {
-    __m512i to = _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(there, now));
-    return before ? _mm512_sub_epi16(to, _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(there, before))) : to;
+// Up to 64 levels of a row; 0 before the first row.
+static inline __m512i some_levels(const int8_t *row, __mmask64 there) {
+    return row ? _mm512_maskz_loadu_epi8(there, row) : _mm512_setzero_si512();
 }
 
 static int64_t count_events(const int8_t *now, const int8_t *before, int64_t k) {
+    const __m512i shift = _mm512_set1_epi8((char)128);  // unsigned, in the same order
     __m512i sum = _mm512_setzero_si512();
-    for (int64_t i = 0; i < k; i += 32) {
-        __m512i by = _mm512_abs_epi16(differences(now + i, before ? before + i : NULL, first_of_32(k - i)));
-        sum = _mm512_add_epi32(sum, _mm512_madd_epi16(by, _mm512_set1_epi16(1)));
+    for (int64_t i = 0; i < k; i += 64) {
+        __m512i a = _mm512_xor_si512(some_levels(now + i, first_of_64(k - i)), shift);
+        __m512i b = _mm512_xor_si512(some_levels(before ? before + i : NULL, first_of_64(k - i)), shift);
+        __m512i by = _mm512_sub_epi8(_mm512_max_epu8(a, b), _mm512_min_epu8(a, b));
+        sum = _mm512_add_epi64(sum, _mm512_sad_epu8(by, _mm512_setzero_si512()));
     }
-    return _mm512_reduce_add_epi32(sum);
+    return _mm512_reduce_add_epi64(sum);
+}
+
+// Write the names of those of 32 features that are in a mask, from `first` on. Returns where the next belongs.
+static inline uint16_t *write_names(__mmask32 mask, int64_t first, uint16_t *next) {
+#ifdef __AVX512VBMI2__
+    static const uint16_t places[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
+                                        16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
+    __m512i names = _mm512_add_epi16(_mm512_loadu_si512(places), _mm512_set1_epi16((int16_t)first));
+    int count = __builtin_popcount(mask);
+    _mm512_mask_storeu_epi16(next, (__mmask32)first_of_64(count), _mm512_maskz_compress_epi16(mask, names));
+    return next + count;
+#else
+    for (; mask; mask &= mask - 1) *next++ = (uint16_t)(first + __builtin_ctz(mask));
+    return next;
+#endif
 }
 
 // List the features whose levels rise, or those whose levels fall, each as often as it does. Returns how many.
 static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from, int64_t to, int fall, uint16_t *out) {
     uint16_t *next = out;
-    for (int64_t i = from; i < to; i += 32) {
-        __m512i by = differences(now + i, before ? before + i : NULL, first_of_32(to - i));
-        if (fall) by = _mm512_sub_epi16(_mm512_setzero_si512(), by);
-        for (int16_t level = 0;; level++) {
-            __mmask32 events = _mm512_cmpgt_epi16_mask(by, _mm512_set1_epi16(level));
-            if (!events) break;
-#ifdef __AVX512VBMI2__
-            static const uint16_t places[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                                16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
-            __m512i names = _mm512_add_epi16(_mm512_loadu_si512(places), _mm512_set1_epi16((int16_t)i));
-            int64_t count = __builtin_popcount(events);
-            _mm512_mask_storeu_epi16(next, first_of_32(count), _mm512_maskz_compress_epi16(events, names));
-            next += count;
-#else
-            for (; events; events &= events - 1) *next++ = (uint16_t)(i + __builtin_ctz(events));
-#endif
+    for (int64_t i = from; i < to; i += 64) {
+        __m512i a = some_levels(now + i, first_of_64(to - i));
+        __m512i b = some_levels(before ? before + i : NULL, first_of_64(to - i));
+        __m512i low = fall ? a : b, high = fall ? b : a;
+        __mmask64 events;
+        while ((events = _mm512_cmpgt_epi8_mask(high, low))) {
+            next = write_names((__mmask32)events, i, next);
+            next = write_names((__mmask32)(events >> 32), i + 32, next);
+            low = _mm512_mask_add_epi8(low, events, low, _mm512_set1_epi8(1));
         }
     }
     return next - out;
@@ -144,10 +154,10 @@ static inline __attribute__((always_inline)) void some_rows_of_bytes(const uint1
 }
 
 // The same of rows of 32 numbers up to 2^26, (k, 32): so few that 32 bits are enough.
-static inline __attribute__((always_inline)) void some_wide_rows(const uint16_t *features, int64_t from, int64_t to,
+static inline __attribute__((always_inline)) void some_rows_of_numbers(const uint16_t *features, int64_t from, int64_t to,
                                                                  const int32_t *rows, const int fall, __m512i *sum) {
     for (int64_t i = from; i < to; i++) {
-        const int32_t *row = rows + features[i] * WIDE_ROW;
+        const int32_t *row = rows + features[i] * NUMBERS_ROW;
         __m512i left = _mm512_loadu_si512(row), right = _mm512_loadu_si512(row + 16);
         sum[0] = fall ? _mm512_sub_epi32(sum[0], left) : _mm512_add_epi32(sum[0], left);
         sum[1] = fall ? _mm512_sub_epi32(sum[1], right) : _mm512_add_epi32(sum[1], right);
@@ -174,15 +184,15 @@ static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t c
 }
 
 // The same of a weight in fixed point, and 32 sums.
-static void add_wide_rows(const uint16_t *features, int64_t rises, int64_t count, const int32_t *rows, double *sums) {
+static void add_rows_of_numbers(const uint16_t *features, int64_t rises, int64_t count, const int32_t *rows, double *sums) {
     enum { SOME = 31 };
     __m512d sum[4];
     for (int v = 0; v < 4; v++) sum[v] = _mm512_loadu_pd(sums + 8 * v);
     for (int64_t i = 0; i < count; i += SOME) {
         int64_t end = least(count, i + SOME), middle = rises < i ? i : least(rises, end);
         __m512i part[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-        some_wide_rows(features, i, middle, rows, 0, part);
-        some_wide_rows(features, middle, end, rows, 1, part);
+        some_rows_of_numbers(features, i, middle, rows, 0, part);
+        some_rows_of_numbers(features, middle, end, rows, 1, part);
         for (int v = 0; v < 4; v++) sum[v] = _mm512_add_pd(sum[v], _mm512_cvtepi32_pd(half_of(part[v / 2], v % 2)));
     }
     for (int v = 0; v < 4; v++) _mm512_storeu_pd(sums + 8 * v, sum[v]);

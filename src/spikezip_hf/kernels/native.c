@@ -105,7 +105,7 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
     const int32_t *integers = NULL;
     int64_t stride = a->features, row = a->index[at];
 #if HAVE_PRODUCTS
-    const double *wide = NULL;
+    const double *sums = NULL;
     if (a->kind == SCORES) {
         targets_of_scores(a, q, own, sample, row, first, rows, undefined);
         return;
@@ -116,7 +116,7 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
         else
             whole_block(&a->weight, &own->held, a->current, own->shifted, row * a->places + first, (int)rows, own->spare,
                         own->product, own->sums);
-        integers = own->product, wide = a->weight.numbers ? own->sums : NULL, stride = PANEL;
+        integers = own->product, sums = own->sums, stride = PANEL;
     }
 #endif
     if (a->kind == INTEGERS) integers = (const int32_t *)a->current + (row * a->places + first) * a->features + column;
@@ -128,8 +128,8 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
             levels_of_floats((const float *)a->current + (row * a->places + first + r) * a->features, width, q, 0, target,
                              undefined);
 #if HAVE_PRODUCTS
-        else if (wide)
-            levels_of_wide(wide + r * stride, own->held.quanta, width, q, column, target, undefined);
+        else if (sums)
+            levels_of_sums(sums + r * stride, own->held.quanta, width, q, column, target, undefined);
 #endif
         else
             levels_of_integers(integers + r * stride, width, q, column, target, undefined);
@@ -150,7 +150,7 @@ static void run_block(const Neurons *a, const Quantizer *q, Scratch *own, int64_
     if (a->kind == LEVELS) {
         hold(&a->weight, column / PANEL, &own->held);
         memset(own->product, 0, BLOCK_ROWS * PANEL * sizeof *own->product);
-        memset(own->sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
+        if (own->sums) memset(own->sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
     }
 #endif
     const int64_t *index = a->index + sample;
@@ -223,7 +223,7 @@ int64_t spikezip_fire(const Neurons *a) {
     Events events = {0};
     uint8_t *shifted = NULL;
     if (product) {
-        int64_t part = a->weight.numbers ? WIDE_PART : a->weight.k;
+        int64_t part = a->weight.numbers ? NUMBERS_PART : a->weight.k;
         unprepared = find_events(a->current, a->index, a->steps, a->samples, a->places, a->weight.k, part,
                               share_of_events(a->weight.numbers != NULL), &events);
         int64_t given = 0;  // rows of levels
@@ -232,7 +232,7 @@ int64_t spikezip_fire(const Neurons *a) {
             shifted = all_shifted(a->current, given * a->places, a->weight.k);
             unprepared |= !shifted;
         }
-        grain = blocks_of_a_thread(panels, a->samples * blocks);
+        if (a->weight.numbers || events.any) grain = blocks_of_a_thread(panels, a->samples * blocks);
     }
 #endif
 
@@ -244,7 +244,7 @@ int64_t spikezip_fire(const Neurons *a) {
         own.shifted = shifted, own.events = &events;
         if (product) {
             lacking |= make_room(&a->weight, events.whole, events.any, &own.held);
-            lacking |= !(own.sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums));
+            if (a->weight.numbers) lacking |= !(own.sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums));
         }
         if (product || scores) {
             int64_t columns = product ? PANEL : padded(a->features, PANEL);  // of a block's product

@@ -21,7 +21,7 @@ import torch
 from transformers.utils import logging
 
 from . import checks, wanted
-from .deferred import FixedPoint, LinearProduct, MatrixProduct, Panels, Probabilities, is_spread
+from .deferred import FixedPoint, LinearProduct, MatrixProduct, Panels, Probabilities, is_spread, version_of
 
 logger = logging.get_logger(__name__)
 
@@ -129,7 +129,6 @@ def numbers(*values: int):
 
 FLOATS, INTEGERS, LEVELS, SCORES = range(4)  # as in native.c
 OPERANDS = "panels", "correction", "numbers", "factors"  # as in weights.h
-LONGEST_SUM = 2**16  # of products of bytes, in 32 bits
 NOT_FIRED = -(2**63)
 
 
@@ -150,6 +149,8 @@ class Weight(ctypes.Structure):
     @classmethod
     def of(cls, weight: Panels | FixedPoint) -> "Weight":
         """What kernels are to multiply with. It points to the tensors of `weight`, and does not keep them."""
+        if isinstance(weight, FixedPoint):
+            weight.check()
         n, k = weight.shape
         return cls(n, k, *(address(getattr(weight, name, None)) for name in OPERANDS))
 
@@ -251,16 +252,9 @@ class Library:
         )
         return Panels(self, panels, correction, (n, k))
 
-    def takes_fixed_point(self, levels: torch.Tensor, weight: torch.Tensor, factors: torch.Tensor | None) -> bool:
-        """Whether products of these levels and this weight, float32, are done in fixed point."""
-        own = [weight] if factors is None else [weight, factors]
-        fits = weight.dim() == 2 and weight.numel() > 0 and weight.shape[1] <= LONGEST_SUM
-        in_place = all(x.is_contiguous() for x in own)
-        return self.has_products and levels.dtype == torch.int8 and levels.numel() > 0 and fits and in_place
-
     def fixed_point(self, weight: torch.Tensor, factors: torch.Tensor | None) -> FixedPoint:
         """See `models.kernels.fixed_point`; the numbers are not kept, but made while they are multiplied."""
-        return FixedPoint(self, weight, factors)
+        return FixedPoint(self, weight, factors, version_of(weight))
 
     def linear(
         self, product: LinearProduct, scale: torch.Tensor | None = None, bias: torch.Tensor | None = None
@@ -270,6 +264,8 @@ class Library:
         weight = Weight.of(product.weight)
         dtype = product.weight.sum_dtype if scale is None else torch.float32
         out = torch.empty(product.shape, dtype=dtype, device=CPU)
+        if not out.numel():
+            return out
         self.functions.spikezip_linear(
             address(levels),
             int64(levels.numel() // weight.k),

@@ -21,7 +21,7 @@ typedef struct {
 } Quantizer;
 
 // What levels are of: floats, or whole numbers, x = integer * scale + bias, int32, or float64 that are multiples of quanta.
-enum { OF_FLOATS, OF_INTEGERS, OF_WIDE };
+enum { OF_FLOATS, OF_INTEGERS, OF_SUMS };
 
 // Levels of `n` currents from feature `c` on: clamp(floor(x / s + 1/2)), the division correctly rounded. Sets `undefined` where one is not a number.
 #if WIDE
@@ -40,7 +40,7 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
         __mmask16 there = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
         __m512 x;
         if (kind) {
-            if (kind == OF_WIDE) {
+            if (kind == OF_SUMS) {
                 __m256 low = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd((__mmask8)there, (const double *)current + i));
                 __m256 high = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd((__mmask8)(there >> 8), (const double *)current + i + 8));
                 x = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
@@ -71,11 +71,11 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
                                                             int *undefined) {
     const Quantizer q = *given;
     const int32_t *integers = current;
-    const double *wide = current;
     const float *floats = current;
     int nan = 0;
+    (void)quanta;
     for (int64_t i = 0; i < n; i++) {
-        float x = kind == OF_FLOATS ? floats[i] : kind == OF_WIDE ? (float)wide[i] * quanta[i] : (float)integers[i];
+        float x = kind == OF_FLOATS ? floats[i] : (float)integers[i];  // sums are where products are, and so the above
         if (kind) x = x * q.scale[c + i] + q.bias[c + i];
         nan |= x != x;
         float level = floorf(x / q.threshold[c + i] + 0.5f);
@@ -96,9 +96,9 @@ static inline void levels_of_integers(const int32_t *in, int64_t n, const Quanti
     levels_of(in, OF_INTEGERS, NULL, n, q, c, levels, undefined);
 }
 
-static inline void levels_of_wide(const double *in, const float *quanta, int64_t n, const Quantizer *q, int64_t c,
+static inline void levels_of_sums(const double *in, const float *quanta, int64_t n, const Quantizer *q, int64_t c,
                                   int8_t *levels, int *undefined) {
-    levels_of(in, OF_WIDE, quanta, n, q, c, levels, undefined);
+    levels_of(in, OF_SUMS, quanta, n, q, c, levels, undefined);
 }
 
 // One step of `n` trackers: S += clip(Q - S, -k, k), where |Q - S| is at least `fewest`. Returns the spikes fired; `*pending` says if any is still to come.

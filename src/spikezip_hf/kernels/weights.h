@@ -41,12 +41,12 @@ typedef struct {
     float quanta[PANEL];  // of fixed point,
     int8_t *digits;       // four panels of bytes, each worth 2^8 of the one before,
     int32_t *correction;  // and what to take off,
-    int32_t *wide;        // or rows for events, two times (k, 32);
+    int32_t *numbers;     // or rows for events, two times (k, 32);
     int8_t *bytes;        // of bytes: rows for events, (k, 64)
 } Held;
 
 static void let_go(Held *own) {
-    free(own->digits), free(own->correction), free(own->bytes), free(own->wide);
+    free(own->digits), free(own->correction), free(own->bytes), free(own->numbers);
 }
 
 // Memory for a panel of `weight`, as whole products and as events need it. Returns whether it is lacking.
@@ -59,7 +59,7 @@ static int make_room(const Weight *weight, int whole, int events, Held *own) {
         lacking |= !own->digits || !own->correction;
     }
     if (fixed && events)
-        lacking |= !(own->wide = aligned_alloc(64, (size_t)(padded(weight->k, 16) * PANEL) * sizeof *own->wide));
+        lacking |= !(own->numbers = aligned_alloc(64, (size_t)(padded(weight->k, 16) * PANEL) * sizeof *own->numbers));
     if (!fixed && events) lacking |= !(own->bytes = aligned_alloc(64, (size_t)panel_bytes(weight->k)));
     return lacking;
 }
@@ -131,10 +131,10 @@ static inline void turn_over(__m512i *x) {
 
 // Put numbers of 16 columns from `j` on, 16 k from `i` on, in their places.
 static inline void put_numbers(const __m512i *numbers, int64_t i, int64_t j, int64_t k, const Held *own) {
-    if (own->wide) {
-        int32_t *out = own->wide + (j / WIDE_ROW * padded(k, 16) + i) * WIDE_ROW + j % WIDE_ROW;
+    if (own->numbers) {
+        int32_t *out = own->numbers + (j / NUMBERS_ROW * padded(k, 16) + i) * NUMBERS_ROW + j % NUMBERS_ROW;
 #pragma GCC unroll 16
-        for (int q = 0; q < 16; q++) _mm512_store_si512(out + q * WIDE_ROW, numbers[q]);
+        for (int q = 0; q < 16; q++) _mm512_store_si512(out + q * NUMBERS_ROW, numbers[q]);
     }
     if (!own->digits) return;
     const __m512i carry = _mm512_set1_epi32(0x808080);  // so that bytes go from -128 to 127
@@ -220,15 +220,15 @@ static void add_events(const Weight *weight, const Held *own, const Events *even
                        int64_t rows, int64_t places, int32_t *product, double *sums) {
     const int64_t *start = events->start + at * (places * events->parts + 1);
     const int32_t *rises = events->rises + at * places * events->parts;
-    int64_t halves = weight->numbers ? PANEL / WIDE_ROW : 1;
+    int64_t halves = weight->numbers ? PANEL / NUMBERS_ROW : 1;
     for (int64_t half = 0; half < halves; half++)
         for (int64_t part = 0; part < events->parts; part++)  // outside: its rows of the weight stay in the first cache
             for (int64_t r = 0; r < rows; r++) {
                 int64_t i = (first + r) * events->parts + part, count = start[i + 1] - start[i];
                 const uint16_t *features = events->features + start[i];
                 if (weight->numbers)
-                    add_wide_rows(features, rises[i], count, own->wide + half * padded(weight->k, 16) * WIDE_ROW,
-                                  sums + r * PANEL + half * WIDE_ROW);
+                    add_rows_of_numbers(features, rises[i], count, own->numbers + half * padded(weight->k, 16) * NUMBERS_ROW,
+                                  sums + r * PANEL + half * NUMBERS_ROW);
                 else
                     add_rows_of_bytes(features, rises[i], count, own->bytes, product + r * PANEL);
             }

@@ -341,7 +341,7 @@ class CumulativeEngine(SpikingEngine):
         first = self.chosen(self.tokens).int().argmax(1)
         of_row = x.timeline.changed.nonzero()[:, 1].to(first.device)
         rows = torch.arange(x.shape[0], device=first.device)
-        return x.reshaped(lambda values: values[rows, first[of_row]])
+        return x[rows, first[of_row]]
 
     def fire(self, node, current):
         current = self.rows(current)

@@ -2,7 +2,8 @@
 """The inner loops of inference: a reference in plain torch for each, and a compiled kernel where there is one.
 
 Kernels give the bits of their reference, always: on integers there is nothing to round, and floating-point operations
-are the same ones in the same order. So which of them runs is a matter of speed alone. They are in the package
+are the same ones in the same order. So which of them runs is a matter of speed alone, but for one thing: where kernels
+multiply bytes, products of levels and weights of float32 are exact (`in_fixed_point`). They are in the package
 (`spikezip_hf.kernels`) and do not travel with a checkpoint; code that was loaded from the Hub finds them if the
 package is installed, and does with the references if not.
 """
@@ -36,7 +37,7 @@ def compiled(*tensors: torch.Tensor | None, neurons: bool = False):
 
 
 def products_with_neurons(x: torch.Tensor) -> bool:
-    """Whether kernels do products with integer weights together with the neurons behind them, where `x` is."""
+    """Whether kernels do products with weights together with the neurons behind them, where `x` is."""
     kernels = compiled(x)
     return kernels is not None and kernels.has_products
 
@@ -138,10 +139,10 @@ def integer_softmax(integers, table: torch.Tensor, keys: torch.Tensor | None):
 
 
 def integer_linear(x: torch.Tensor, weight):
-    """Product of levels and integer weights, (..., k) @ (k, m): exact whole numbers.
+    """Product of levels and a weight of integers or in fixed point, (..., k) @ (k, m): exact.
 
     Args:
-        weight: an operand, as `weight_operand` makes it.
+        weight: an operand, as `weight_operand` and `fixed_operand` make it.
 
     Returns:
         The sums, or, by the compiled kernels, a product that has still to be done: one with what follows.
@@ -186,43 +187,44 @@ def weight_operand(weight: torch.Tensor, scale: torch.Tensor, max_level: int, fo
 # A weight in fixed point is a multiple of a quantum, of which 2**26 are beyond the largest weight of its row.
 FIXED_BITS = 26
 SMALLEST_EXPONENT = -100  # of a row's largest weight: quanta are ordinary numbers
+LONGEST_SUM = 2**16  # of products of bytes, in 32 bits
 
 
 def in_fixed_point(x: torch.Tensor) -> bool:
-    """Whether products of levels and weights of float32 are done in fixed point, where `x` is: where compiled kernels
-    do them as fast as in floating point. The reference takes twice as long.
+    """Whether products of int8 levels and weights of float32 are done in fixed point, where `x` is: where compiled
+    kernels do them as fast as in floating point. The reference takes twice as long, and does them in tests alone.
     """
     return products_with_neurons(x)
 
 
-def fixed_operand(levels: torch.Tensor, weight: torch.Tensor, factors: torch.Tensor | None, peak: int):
+def fixed_operand(levels: torch.Tensor, weight: torch.Tensor, factors: torch.Tensor | None):
     """A weight in fixed point, an operand of `integer_linear` for products with these levels, whose sums are exact.
 
     Args:
         weight: (out, in).
         factors: (in,) that it is multiplied with; None for none.
-        peak: bound of the absolute value of levels.
 
     Returns:
-        The operand; None where such products are done in floating point.
+        The operand, which is the weight itself, only read when it is multiplied with. None where such products are
+        done in floating point.
     """
     own = [weight] if factors is None else [weight, factors]
     plain = all(type(x.data) is torch.Tensor and x.dtype == torch.float32 and x.device.type == "cpu" for x in own)
-    exact = peak * weight.shape[1] * 2**FIXED_BITS <= 2**53
-    if not plain or not exact or not in_fixed_point(levels) or torch.is_autocast_enabled("cpu"):
+    in_rows = all(x.is_contiguous() and x.numel() for x in own) and weight.shape[1] <= LONGEST_SUM
+    if not plain or not in_rows or levels.dtype != torch.int8 or torch.is_autocast_enabled("cpu"):
+        return None
+    if not in_fixed_point(levels):
         return None
     kernels = compiled(levels, *own)
-    if kernels is not None and kernels.takes_fixed_point(levels, weight, factors):
-        return kernels.fixed_point(weight, factors)
-    return fixed_point(weight, factors).t()
+    return fixed_point(weight, factors).t() if kernels is None else kernels.fixed_point(weight, factors)
 
 
 @torch.no_grad()
 def fixed_point(weight: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
     """A weight in fixed point: whole multiples, up to 2**26, of the quantum of its row, which is a power of two.
 
-    A weight is off by half a quantum at most, 2**-26 of the largest of its row; from a quarter of that on float32 is
-    no finer. A sum of such numbers times levels is exact in float64, in any order.
+    A weight is off by half a quantum at most, 2**-26 of the largest of its row (or 2**-127);
+    from a quarter of that on float32 is no finer. A sum of such numbers times levels is exact in float64, in any order.
 
     Args:
         weight: (out, in) float32.

@@ -46,7 +46,7 @@ class LinearMap(nn.Module):
         return nn.functional.linear(x, quantized_weight(self).flatten(1), self.bias if bias else None)
 
     def infer(self, x: Rows) -> Rows:
-        """The product in inference: of integers where levels and weights are, and in floating point else."""
+        """The product in inference: exact where it is of levels, if it can be, and in floating point else."""
         with torch.no_grad():
             exact = self.exact_product(x) if x.peak and x.bias is None else None
             if exact is None:
@@ -63,12 +63,13 @@ class LinearMap(nn.Module):
             return self.integer_product(x)
         assert x.scale is not None
         assert x.integers is not None
-        factors = None if x.uniform else x.scale  # a scale for each feature becomes a part of the weight
-        levels, weight = x.integers, quantized_weight(self).flatten(1)
-        operand = remembered(self, "fixed point", lambda: fixed_operand(levels, weight, factors, x.peak))
+        weight, scale, factors = quantized_weight(self).flatten(1), x.scale, None
+        if not x.uniform:  # a scale for each feature becomes a part of the weight
+            scale, factors = torch.ones_like(scale[:1]), scale
+        operand = fixed_operand(x.integers, weight, factors)
         if operand is None:
             return None
-        product, scale = integer_linear(levels, operand), x.scale if factors is None else torch.ones_like(x.scale[:1])
+        product = integer_linear(x.integers, operand)
         return Rows(integers=product, scale=scale, bias=self.bias, dtype=weight.dtype, timeline=x.timeline)
 
     def integer_product(self, x: Rows) -> Rows:

@@ -86,8 +86,9 @@ class Rows:
     Args:
         values: (rows, ...), if they are there, or what makes them when they are asked for
             (`spikezip_hf.kernels.deferred.Probabilities`); else they are made of the integers.
-        integers: (rows, ...) whole numbers: int8 or int16 levels, or sums of products in int32 or a floating type; or
-            a product that is done when it is asked for (`spikezip_hf.kernels.deferred`).
+        integers: (rows, ...) whole numbers: int8 or int16 levels, or sums of products in int32 or a floating type
+            (those of a weight in fixed point are multiples of a quantum); or a product that is done when it is asked
+            for (`spikezip_hf.kernels.deferred`).
         scale: (1,) or (features,) that they are multiplied with, in float32 or wider.
         bias: (features,) that is added.
         peak: bound of the absolute value of levels.
@@ -169,10 +170,14 @@ class Rows:
     def dim(self) -> int:
         return len(self.shape)
 
-    def reshaped(self, function) -> "Rows":
+    def reshaped(self, function, features_stay: bool = False) -> "Rows":
         """`function`, a change of shape or order within each row, of the integers if they have one scale, else of the
-        values."""
-        if not self.uniform:
+        values.
+
+        Args:
+            features_stay: the last dimension stays as it is, so levels with a scale for each feature keep theirs.
+        """
+        if not self.uniform and not (features_stay and self.peak and self.bias is None):
             return Rows(function(self.values), timeline=self.timeline)
         assert self.integers is not None
         values = None if self._values is None else function(self._values)
@@ -194,7 +199,11 @@ class Rows:
         return self.reshaped(lambda x: x.transpose(a, b))
 
     def __getitem__(self, key) -> "Rows":
-        return self.reshaped(lambda x: x[key])
+        keys = key if isinstance(key, tuple) else (key,)
+        plain = all(
+            isinstance(k, int | slice) or (isinstance(k, torch.Tensor) and k.dtype == torch.int64) for k in keys
+        )
+        return self.reshaped(lambda x: x[key], features_stay=plain and len(keys) < self.dim())
 
     def to(self, *args, **kwargs) -> "Rows":
         """On another device with its integers, or in another type."""
