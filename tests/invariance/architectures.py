@@ -92,9 +92,9 @@ ARCHITECTURES = {
     "vit, 8 bits": Architecture(vit(16, weight_bits=8), images, own_bits=True),
     "vit, 256 levels": Architecture(vit(levels=256), images, spiking={"max_spikes_per_step": 16}),
     "vit, bare": Architecture(bare(QuantViTModel, vit()), images, own_bits=FIXED),
-    "swin": Architecture(swin(), images, own_bits=FIXED),
+    "swin": Architecture(swin(), images),  # its softmax is of floating-point numbers
     "swin, 8 bits": Architecture(swin(weight_bits=8), images, own_bits=True),
-    "swin, bare": Architecture(bare(QuantSwinModel, swin()), images, own_bits=FIXED),
+    "swin, bare": Architecture(bare(QuantSwinModel, swin()), images),
     "events": Architecture(make_event_qann, recordings, own_bits=FIXED),
     "events, 8 bits": Architecture(lambda dtype: make_event_qann(dtype, weight_bits=8), recordings, own_bits=True),
     "bert": Architecture(text("bert", head_act="tanh"), texts, own_bits=FIXED),

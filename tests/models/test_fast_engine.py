@@ -78,7 +78,7 @@ def assert_same(run, naive, readout_tolerance=0.0):
 
 
 # Where products are not exact, a linear map is one in floating point, which may round differently for another number
-# of rows; no level follows it (no current of the seeds below is that close to a tie), and logits do in their last digits.
+# of rows; no level follows it (the seeds have no current that close to a tie), and logits do in their last digits.
 FIXED = kernels.in_fixed_point(torch.zeros(1))
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 0.0 if FIXED else 1e-5}
 

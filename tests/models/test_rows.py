@@ -145,7 +145,6 @@ class TestShapes:
         "unflatten": (lambda x: x.unflatten(-1, (2, 3))),
         "flatten": (lambda x: x.flatten(1)),
         "transpose": (lambda x: x.transpose(1, 2)),
-        "first position": (lambda x: x[:, 0]),
         "several": (lambda x: x.unflatten(-1, (3, 2)).transpose(1, 2).flatten(2)),
     }
 
@@ -169,6 +168,29 @@ class TestShapes:
         changed = function(rows)
         assert changed.integers is None
         assert torch.equal(changed.values, function(integers * fields["scale"] + fields.get("bias", 0.0)))
+
+    POSITIONS = {
+        "first": (lambda x: x[:, 0]),
+        "some": (lambda x: x[:, 1:3]),
+        "one of each row": (lambda x: x[torch.arange(3), torch.tensor([2, 0, 1])]),
+    }
+
+    @pytest.mark.parametrize("choice", POSITIONS)
+    @pytest.mark.parametrize("scales", [1, 6])
+    def test_chosen_positions_keep_their_levels(self, choice, scales):
+        function = self.POSITIONS[choice]
+        integers, scale = torch.randint(-100, 100, (3, 4, 6), dtype=torch.int8), torch.rand(scales)
+        changed = function(Rows(integers=integers, dtype=torch.float32, peak=100, scale=scale))
+        assert torch.equal(changed.integers, function(integers))
+        assert torch.equal(changed.values, function(integers * scale))
+        assert changed.peak == 100
+
+    @pytest.mark.parametrize("scales", [1, 6])
+    def test_chosen_features_have_the_right_scales(self, scales):
+        integers, scale = torch.randint(-100, 100, (3, 4, 6), dtype=torch.int8), torch.rand(scales)
+        rows = Rows(integers=integers, dtype=torch.float32, peak=100, scale=scale)
+        for key in ((..., 0), (slice(None), 0, slice(1, 4)), (..., slice(2, 4)), (slice(None), None)):
+            assert torch.equal(rows[key].values, (integers * scale)[key])
 
     def test_sums_of_products_are_no_levels(self):
         assert Rows(integers=torch.ones(2, 3), scale=torch.ones(1), dtype=torch.float32).levels is None

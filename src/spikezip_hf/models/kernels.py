@@ -223,8 +223,8 @@ def fixed_operand(levels: torch.Tensor, weight: torch.Tensor, factors: torch.Ten
 def fixed_point(weight: torch.Tensor, factors: torch.Tensor | None) -> torch.Tensor:
     """A weight in fixed point: whole multiples, up to 2**26, of the quantum of its row, which is a power of two.
 
-    A weight is off by half a quantum at most, 2**-26 of the largest of its row (or 2**-127);
-    from a quarter of that on float32 is no finer. A sum of such numbers times levels is exact in float64, in any order.
+    A weight is off by half a quantum at most, 2**-26 of the largest of its row (or 2**-127); from a quarter of that on
+    float32 is no finer. A sum of such numbers times levels is exact in float64, in any order.
 
     Args:
         weight: (out, in) float32.

@@ -14,7 +14,7 @@ from .checkpoint_contents import SCALE_TYPES, check_network, check_types, lone_s
 from .checkpoints import CheckpointModel, adapted
 from .configuration_quantization import check_choice, check_positive_integer, check_stop, derive_config
 from .engines import CumulativeEngine, EventEngine, QuantEngine, SpikingEngine
-from .kernels import products_with_neurons
+from .kernels import in_fixed_point, products_with_neurons
 from .operators import Conv2d, LinearMap, PatchLinear
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
@@ -445,9 +445,10 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
 
     def row_bytes(self, inputs: torch.Tensor) -> int:
         """Bytes of the largest tensor that a pass makes for one step of one sample of `inputs`."""
-        # Sums of integer products are never in memory where kernels hand them to neurons block by block; levels are.
+        # Sums of exact products are never in memory where kernels hand them to neurons block by block; levels are.
         integers = self.config.weight_bits is not None and self.config.scale_granularity == "per_tensor"
-        of_sum = 1 if integers and products_with_neurons(inputs) else 4
+        exact = products_with_neurons(inputs) if integers else in_fixed_point(inputs) and self.dtype == torch.float32
+        of_sum = 1 if exact else 4
         return max(
             positions * max(of_sum * hidden_width, 4 * width, 4 * heads * keys)
             for positions, keys, width, hidden_width, heads in self.layer_sizes(inputs)
