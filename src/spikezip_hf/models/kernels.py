@@ -216,7 +216,9 @@ def fixed_operand(levels: torch.Tensor, weight: torch.Tensor, factors: torch.Ten
     if not in_fixed_point(levels):
         return None
     kernels = compiled(levels, *own)
-    return fixed_point(weight, factors).t() if kernels is None else kernels.fixed_point(weight, factors)
+    if kernels is None or not kernels.has_products:
+        return fixed_point(weight, factors).t()
+    return kernels.fixed_point(weight, factors)
 
 
 @torch.no_grad()
