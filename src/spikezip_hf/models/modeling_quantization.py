@@ -447,7 +447,9 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         """Bytes of the largest tensor that a pass makes for one step of one sample of `inputs`."""
         # Sums of exact products are never in memory where kernels hand them to neurons block by block; levels are.
         integers = self.config.weight_bits is not None and self.config.scale_granularity == "per_tensor"
-        exact = products_with_neurons(inputs) if integers else in_fixed_point(inputs) and self.dtype == torch.float32
+        # Of a map, and not of a parameter: replicas of a model have none.
+        dtype = next(module.weight.dtype for module in self.modules() if isinstance(module, LinearMap))
+        exact = products_with_neurons(inputs) if integers else in_fixed_point(inputs) and dtype == torch.float32
         of_sum = 1 if exact else 4
         return max(
             positions * max(of_sum * hidden_width, 4 * width, 4 * heads * keys)

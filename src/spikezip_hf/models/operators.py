@@ -66,11 +66,19 @@ class LinearMap(nn.Module):
         weight, scale, factors = quantized_weight(self).flatten(1), x.scale, None
         if not x.uniform:  # a scale for each feature becomes a part of the weight
             scale, factors = torch.ones_like(scale[:1]), scale
-        operand = fixed_operand(x.integers, weight, factors)
+        levels = (
+            x.integers.to(torch.int8) if x.peak < 128 else x.integers
+        )  # in exported steps they are of a float type
+        operand = fixed_operand(levels, weight, factors)
         if operand is None:
             return None
-        product = integer_linear(x.integers, operand)
-        return Rows(integers=product, scale=scale, bias=self.bias, dtype=weight.dtype, timeline=x.timeline)
+        return Rows(
+            integers=integer_linear(levels, operand),
+            scale=scale,
+            bias=self.bias,
+            dtype=weight.dtype,
+            timeline=x.timeline,
+        )
 
     def integer_product(self, x: Rows) -> Rows:
         """Levels times integer weights, and what they are scaled with."""
