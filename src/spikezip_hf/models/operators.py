@@ -66,9 +66,8 @@ class LinearMap(nn.Module):
         weight, scale, factors = quantized_weight(self).flatten(1), x.scale, None
         if not x.uniform:  # a scale for each feature becomes a part of the weight
             scale, factors = torch.ones_like(scale[:1]), scale
-        levels = (
-            x.integers.to(torch.int8) if x.peak < 128 else x.integers
-        )  # in exported steps they are of a float type
+        # Bytes as in a simulation, also where levels are of a floating type, as in exported steps.
+        levels = x.integers.to(torch.int8) if x.peak < 128 else x.integers
         operand = fixed_operand(levels, weight, factors)
         if operand is None:
             return None
