@@ -127,7 +127,7 @@ class TestBuilding:
             ("vectors", "softmax.h", "_mm512_srli_epi64(part, 32)", "part"),
             ("vectors", "softmax.h", "_mm512_mask_mov_epi32(hidden", "_mm512_mask_mov_epi32(x"),
             ("vectors", "arrays.h", "correct(out, k, correction", "correct(panels, k, correction"),
-            ("products", "events.h", "low = fall ? a : b", "low = fall ? b : a"),
+            ("products", "events.h", "fall ? a : b, high = fall ? b : a", "fall ? b : a, high = fall ? a : b"),
             ("products", "events.h", "sum[v] = _mm512_add_pd(sum[v]", "sum[v] = _mm512_sub_pd(sum[v]"),
             ("products", "events.h", "rows, 1, part", "rows, 0, part"),
             ("products", "weights.h", "_mm512_set1_epi32(0x808080)", "_mm512_set1_epi32(0x8080)"),

@@ -15,7 +15,7 @@ enum { MOST_FEATURES = 1 << 16 };  // that an event can name
 enum { NUMBERS_ROW = 32, NUMBERS_PART = 384 };  // numbers of a row of a weight in fixed point, and how many rows at a time
 
 typedef struct {
-    int64_t part, parts;  // events of a place lie in so many parts, of so many features each
+    int64_t parts;        // events of a place lie in so many parts, each of as many features
     uint16_t *features;   // of all events: those of a part that rise, then those that fall
     int64_t *start;       // (steps, samples, places * parts + 1) where those of a part lie
     int32_t *rises;       // (steps, samples, places, parts) how many rise
@@ -79,7 +79,7 @@ static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from
     return next - out;
 }
 
-// A step's new row and the one before it, at a place: the levels of the latter are NULL ahead of the first step.
+// The row before that of a step, from `offset` on; NULL ahead of the first step.
 static inline const int8_t *levels_before(const int8_t *levels, const int64_t *index, int64_t samples, int64_t at,
                                           int64_t offset, int64_t size) {
     return at < samples ? NULL : levels + index[at - samples] * size + offset;
@@ -92,11 +92,11 @@ static double share_of_events(int fixed) {
 }
 
 // Find the events of all steps. Returns whether memory is lacking.
-// `share`: a row has few events if they are at most this share of its levels. `part`: see above.
+// `share`: a row has few events if they are at most this share of its levels. `part`: features of a part.
 static int find_events(const int8_t *levels, const int64_t *index, int64_t steps, int64_t samples, int64_t places,
                        int64_t k, int64_t part, double share, Events *events) {
     int64_t all = steps * samples, size = places * k, parts = (k + part - 1) / part, total = 0;
-    *events = (Events){.part = part, .parts = parts};
+    *events = (Events){.parts = parts};
     events->few = calloc((size_t)all, 1);
     events->start = malloc((size_t)(all * (places * parts + 1)) * sizeof *events->start);
     events->rises = malloc((size_t)(all * places * parts) * sizeof *events->rises);
@@ -155,7 +155,7 @@ static inline __attribute__((always_inline)) void some_rows_of_bytes(const uint1
 
 // The same of rows of 32 numbers up to 2^26, (k, 32): so few that 32 bits are enough.
 static inline __attribute__((always_inline)) void some_rows_of_numbers(const uint16_t *features, int64_t from, int64_t to,
-                                                                 const int32_t *rows, const int fall, __m512i *sum) {
+                                                                       const int32_t *rows, const int fall, __m512i *sum) {
     for (int64_t i = from; i < to; i++) {
         const int32_t *row = rows + features[i] * NUMBERS_ROW;
         __m512i left = _mm512_loadu_si512(row), right = _mm512_loadu_si512(row + 16);

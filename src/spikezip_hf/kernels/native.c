@@ -225,7 +225,7 @@ int64_t spikezip_fire(const Neurons *a) {
     if (product) {
         int64_t part = a->weight.numbers ? NUMBERS_PART : a->weight.k;
         unprepared = find_events(a->current, a->index, a->steps, a->samples, a->places, a->weight.k, part,
-                              share_of_events(a->weight.numbers != NULL), &events);
+                                 share_of_events(a->weight.numbers != NULL), &events);
         int64_t given = 0;  // rows of levels
         for (int64_t at = 0; at < a->steps * a->samples; at++) given = given > a->index[at] ? given : a->index[at] + 1;
         if (events.whole && !tiles_allowed) {
