@@ -19,6 +19,8 @@ from tests.kernels.test_native import (
     built,
     make_node,
     needs_products,
+    of_tokens,
+    some_tokens,
     threads,
     way,
 )
@@ -178,8 +180,8 @@ class TestTheKernels:
         fields = {"scale": scale, "bias": bias, "dtype": torch.float32, "timeline": timeline}
         node = make_node(draw(st.sampled_from([4, 16, 128])), True, n, draw(st.booleans()), generator)
         tracer = torch.randint(node.min_level, node.max_level + 1, (samples, *sums.shape[1:]), generator=generator)
-        tokens = torch.rand(samples, sums.shape[1], generator=generator) < 0.7 if draw(st.booleans()) else None
-        arguments = tracer.to(torch.int8), tokens, draw(st.sampled_from([1, 3])), draw(st.integers(0, 2))
+        tokens = some_tokens(samples, sums.shape[1], generator) if draw(st.booleans()) else None
+        arguments = of_tokens(tracer, tokens).to(torch.int8), tokens, draw(st.sampled_from([1, 3])), draw(st.integers(0, 2))
         with mock.patch.object(built, "linear", mock.Mock(side_effect=AssertionError("sums were written to memory"))):
             firing = fire(node, Rows(integers=operand.times(levels), **fields), *copy.deepcopy(arguments))
         expected = fire_reference(node, Rows(integers=sums, **fields), *arguments)

@@ -54,6 +54,20 @@ def sprinkled(x, special, generator):
     return torch.where(where, chosen, x)
 
 
+def some_tokens(samples, positions, generator):
+    """(samples, positions) bool: padding at either end, and some in between."""
+    ends, at = torch.randint(positions + 1, (2, samples, 1), generator=generator), torch.arange(positions)
+    inside = torch.rand(samples, positions, generator=generator) < 0.8
+    return (at >= ends.amin(0)) & (at < ends.amax(0)) & inside
+
+
+def of_tokens(tracer, tokens):
+    """A tracer (samples, ..., positions, features) as it can be: 0 at padding, where nothing ever fires."""
+    if tokens is None:
+        return tracer
+    return tracer * tokens.view(len(tokens), *(1,) * (tracer.dim() - 3), -1, 1)
+
+
 def bits(x):
     return x.view(torch.int32) if x.dtype == torch.float32 else x
 
@@ -84,6 +98,7 @@ class TestProducts:
         generator = torch.Generator().manual_seed(seed)
         a = torch.randint(-128, 128, (outer, inner, m, k), generator=generator, dtype=torch.int8)
         b = torch.randint(-128, 128, (outer, inner, k, n), generator=generator, dtype=torch.int8)
+        a, b = of_tokens(a, some_tokens(outer, m, generator)), of_tokens(b, some_tokens(outer, k, generator))
         product = built.products(laid_out(a, left), laid_out(b, right))
         assert product.dtype == torch.int32
         assert torch.equal(product.double(), a.double() @ b.double())
@@ -177,9 +192,10 @@ class TestProductsWithAWeight:
         }
         tokens = None
         if sums.dim() > 2 and draw(st.booleans()):
-            tokens = torch.rand(samples, sums.shape[-2], generator=generator) < 0.6
+            tokens = some_tokens(samples, sums.shape[-2], generator)
         size = (samples, *sums.shape[1:])
         tracer = torch.randint(node.min_level, node.max_level + 1, size, generator=generator).to(torch.int8)
+        tracer = of_tokens(tracer, tokens)
         closed, coarse = draw(st.integers(0, steps)), draw(st.integers(0, steps))
         arguments = tokens, draw(st.sampled_from([1, 3])), closed, coarse
         summed = mock.Mock(side_effect=AssertionError("the sums were written to memory"))
@@ -216,7 +232,7 @@ class TestSoftmaxOfScores:
         rows, heads, queries, count, k = shape
         q = torch.randint(-16, 16, (rows, queries, heads, k), generator=generator, dtype=torch.int8).transpose(1, 2)
         key = torch.randint(-16, 16, (rows, heads, k, count), generator=generator, dtype=torch.int8)
-        keys = torch.rand(rows, 1, 1, count, generator=generator) < 0.7 if hide else None
+        keys = some_tokens(rows, count, generator)[:, None, None] if hide else None
         table = kernels.exponentials(torch.tensor([step]))
         return kernels.integer_softmax(built.deferred(q, laid_out(key, layout)), table, keys)
 
@@ -236,7 +252,8 @@ class TestSoftmaxOfScores:
         node = make_node(16, False, heads, False, generator)
         timeline = Timeline(torch.ones(steps, samples, dtype=torch.bool))
         tracer = torch.randint(0, 16, (samples, heads, queries, count), generator=generator, dtype=torch.int8)
-        tokens = torch.rand(samples, queries, generator=generator) < 0.7 if hide else None
+        tokens = some_tokens(samples, queries, generator) if hide else None
+        tracer = of_tokens(tracer, tokens)
         current = Rows(pending, timeline=timeline)
         assert current.pending is pending
         expected = fire_reference(node, Rows(pending.values(), timeline=timeline), tracer.clone(), tokens, 3)
@@ -427,7 +444,8 @@ class TestNeurons:
         tracer = torch.randint(node.min_level, node.max_level + 1, (samples, *shape), generator=generator)
         tokens = None
         if len(shape) > 1 and draw(st.booleans()):
-            tokens = torch.rand(samples, shape[-2], generator=generator) < 0.6
+            tokens = some_tokens(samples, shape[-2], generator)
+            tracer = of_tokens(tracer, tokens)
         max_spikes = draw(st.sampled_from([1, 2, 5, levels - 1]))
         closed, coarse = draw(st.integers(0, steps)), draw(st.integers(0, steps))
         assert_fires_as_reference(node, current, tracer.to(torch.int8), tokens, max_spikes, closed, coarse)

@@ -186,6 +186,16 @@ int spikezip_linear(const int8_t *left, int64_t m, const Weight *weight, const f
     return lacking ? OUT_OF_MEMORY : DONE;
 }
 
+#if HAVE_PRODUCTS
+// The rows of the right side of a product, (k, n), but for silent ones at either end, as those of padding are.
+static Span without_silence(const int8_t *rows, int64_t stride, int64_t k, int64_t n) {
+    Span span = {0, k};
+    while (span.from < k && silent(rows + span.from * stride, n)) span.from++;
+    while (span.from < span.to && silent(rows + (span.to - 1) * stride, n)) span.to--;
+    return span;
+}
+#endif
+
 // Integer products out[o, i] (m, n) = a[o, i] (m, k) @ b[o, i] (k, n), int8 to int32, of `outer` times `inner` pairs.
 // Strides, in elements: of the two dimensions of pairs and of the two of a matrix. The columns of `a` and of `out` have
 // stride 1. With `scale`, one number, floats: product * scale.
@@ -208,17 +218,24 @@ int spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *b
         for (int64_t pair = 0; pair < outer * inner; pair++) {
             if (lacking) continue;
             int64_t o = pair / inner, i = pair % inner;
-            const int8_t *left = a + o * a_strides[0] + i * a_strides[1];
+            const int8_t *right = b + o * b_strides[0] + i * b_strides[1];
+            Span loud = b_strides[3] == 1 ? without_silence(right, b_strides[2], k, n) : (Span){0, k};
+            int64_t count = loud.to - loud.from;
+            const int8_t *left = a + o * a_strides[0] + i * a_strides[1] + loud.from;
             int32_t *result = out + o * out_strides[0] + i * out_strides[1];
-            pack_right(b + o * b_strides[0] + i * b_strides[1], b_strides[2], b_strides[3], k, n, panels, correction);
-            for (int64_t first = 0; first < m; first += BLOCK_ROWS)
+            pack_right(right + loud.from * b_strides[2], b_strides[2], b_strides[3], count, n, panels, correction);
+            for (int64_t first = 0; first < m; first += BLOCK_ROWS) {
+                int rows = (int)least(m - first, BLOCK_ROWS), quiet = 1;
+                for (int r = 0; r < rows && quiet; r++) quiet = silent(left + (first + r) * a_strides[2], count);
+                if (quiet) memset(product, 0, (size_t)(rows * PANEL) * sizeof *product);
                 for (int64_t j = 0; j < n; j += PANEL) {
-                    int rows = (int)least(m - first, BLOCK_ROWS);
-                    product_block(left + first * a_strides[2], a_strides[2], rows, k,
-                                  panels + j / PANEL * panel_bytes(k), correction + j, spare, product);
+                    if (!quiet)
+                        product_block(left + first * a_strides[2], a_strides[2], rows, count,
+                                      panels + j / PANEL * panel_bytes(count), correction + j, spare, product);
                     hand_out(product, NULL, NULL, rows, least(n - j, PANEL), scale ? scale + j : NULL, NULL,
                              result + first * out_strides[2] + j, out_strides[2]);
                 }
+            }
         }
         end_products();
         free(panels), free(correction), free(spare), free(product);

@@ -14,6 +14,15 @@
 enum { MOST_FEATURES = 1 << 16 };  // that an event can name
 enum { NUMBERS_ROW = 32, NUMBERS_PART = 384 };  // numbers of a row of a weight in fixed point, and how many rows at a time
 
+// What a product is of: rows of levels (rows, places, k), and which of them are current, (steps, samples). Places are
+// positions, several times over if there are windows; a sample's levels count in its span of positions.
+typedef struct {
+    const int8_t *levels;
+    const int64_t *index;
+    const Span *spans;  // (samples)
+    int64_t steps, samples, places, positions, k;
+} Given;
+
 typedef struct {
     int64_t parts;        // events of a place lie in so many parts, each of as many features
     uint16_t *features;   // of all events: those of a part that rise, then those that fall
@@ -27,8 +36,6 @@ typedef struct {
 static void no_events(Events *events) {
     free(events->features), free(events->start), free(events->rises), free(events->few);
 }
-
-static inline __mmask64 first_of_64(int64_t n) { return n < 64 ? ((__mmask64)1 << n) - 1 : ~(__mmask64)0; }
 
 // Up to 64 levels of a row; 0 before the first row.
 static inline __m512i some_levels(const int8_t *row, __mmask64 there) {
@@ -79,10 +86,22 @@ static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from
     return next - out;
 }
 
-// The row before that of a step, from `offset` on; NULL ahead of the first step.
-static inline const int8_t *levels_before(const int8_t *levels, const int64_t *index, int64_t samples, int64_t at,
-                                          int64_t offset, int64_t size) {
-    return at < samples ? NULL : levels + index[at - samples] * size + offset;
+// The levels of a step, from a place on, and those of the step before: NULL ahead of the first.
+static inline const int8_t *levels_now(const Given *a, int64_t at, int64_t place) {
+    return a->levels + (a->index[at] * a->places + place) * a->k;
+}
+
+static inline const int8_t *levels_before(const Given *a, int64_t at, int64_t place) {
+    return at < a->samples ? NULL : levels_now(a, at - a->samples, place);
+}
+
+static inline int is_new(const Given *a, int64_t at) {
+    return at < a->samples || a->index[at] != a->index[at - a->samples];
+}
+
+static inline int counts(const Given *a, int64_t at, int64_t place) {
+    Span span = a->spans[at % a->samples];
+    return span.from <= place % a->positions && place % a->positions < span.to;
 }
 
 // The share of its levels that may change for a row's events to be a shorter way than a whole product.
@@ -93,32 +112,33 @@ static double share_of_events(int fixed) {
 
 // Find the events of all steps. Returns whether memory is lacking.
 // `share`: a row has few events if they are at most this share of its levels. `part`: features of a part.
-static int find_events(const int8_t *levels, const int64_t *index, int64_t steps, int64_t samples, int64_t places,
-                       int64_t k, int64_t part, double share, Events *events) {
-    int64_t all = steps * samples, size = places * k, parts = (k + part - 1) / part, total = 0;
+static int find_events(const Given *a, int64_t part, double share, Events *events) {
+    int64_t all = a->steps * a->samples, k = a->k, parts = (k + part - 1) / part, size = a->places * parts, total = 0;
     *events = (Events){.parts = parts};
     events->few = calloc((size_t)all, 1);
-    events->start = malloc((size_t)(all * (places * parts + 1)) * sizeof *events->start);
-    events->rises = malloc((size_t)(all * places * parts) * sizeof *events->rises);
+    events->start = malloc((size_t)(all * (size + 1)) * sizeof *events->start);
+    events->rises = malloc((size_t)(all * size) * sizeof *events->rises);
     if (!events->few || !events->start || !events->rises) return 1;
     int whole = 0, any = 0;
 #pragma omp parallel for schedule(dynamic) reduction(| : whole, any)
     for (int64_t at = 0; at < all; at++) {
-        int64_t *count = events->start + at * (places * parts + 1), sum = 0;
-        if (at >= samples && index[at] == index[at - samples]) continue;
-        for (int64_t i = 0; i < size && k <= MOST_FEATURES; i += k)
-            for (int64_t from = 0; from < k; from += part, count++) {
-                const int8_t *before = levels_before(levels, index, samples, at, i + from, size);
-                sum += *count = count_events(levels + index[at] * size + i + from, before, least(k - from, part));
-            }
-        events->few[at] = k <= MOST_FEATURES && (double)sum <= share * (double)size;
+        int64_t *count = events->start + at * (size + 1), sum = 0, levels = 0;
+        if (!is_new(a, at)) continue;
+        for (int64_t place = 0; place < a->places && k <= MOST_FEATURES; place++) {
+            const int8_t *now = levels_now(a, at, place), *before = levels_before(a, at, place);
+            int there = counts(a, at, place);
+            levels += there * k;
+            for (int64_t from = 0; from < k; from += part, count++)
+                sum += *count = there ? count_events(now + from, before ? before + from : NULL, least(k - from, part)) : 0;
+        }
+        events->few[at] = k <= MOST_FEATURES && (double)sum <= share * (double)levels;
         any |= events->few[at], whole |= !events->few[at];
     }
     events->any = any, events->whole = whole;
     for (int64_t at = 0; at < all; at++) {
-        int64_t *start = events->start + at * (places * parts + 1);
-        for (int64_t i = 0; events->few[at] && i <= places * parts; i++) {
-            int64_t count = i < places * parts ? start[i] : 0;
+        int64_t *start = events->start + at * (size + 1);
+        for (int64_t i = 0; events->few[at] && i <= size; i++) {
+            int64_t count = i < size ? start[i] : 0;
             start[i] = total, total += count;
         }
     }
@@ -126,19 +146,35 @@ static int find_events(const int8_t *levels, const int64_t *index, int64_t steps
     if (!events->features) return 1;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t at = 0; at < all; at++) {
-        if (!events->few[at]) continue;
-        const int64_t *start = events->start + at * (places * parts + 1);
-        int32_t *rises = events->rises + at * places * parts;
-        for (int64_t i = 0; i < size; i += k)
+        const int64_t *start = events->start + at * (size + 1);
+        int32_t *rises = events->rises + at * size;
+        for (int64_t place = 0; place < a->places && events->few[at]; place++) {
+            const int8_t *now = levels_now(a, at, place), *before = levels_before(a, at, place);
             for (int64_t from = 0; from < k; from += part, start++, rises++) {
-                const int8_t *now = levels + index[at] * size + i;
-                const int8_t *before = levels_before(levels, index, samples, at, i, size);
+                *rises = 0;
+                if (start[0] == start[1]) continue;
                 int64_t to = least(k, from + part), rise = list_events(now, before, from, to, 0, events->features + *start);
                 *rises = (int32_t)rise;
                 list_events(now, before, from, to, 1, events->features + *start + rise);
             }
+        }
     }
     return 0;
+}
+
+// The rows that are multiplied whole, shifted as vectors multiply them, once for all panels of a weight, each in its place
+// among all; NULL where tiles multiply, and without memory.
+static uint8_t *whole_rows_shifted(const Given *a, const Events *events) {
+    int64_t rows = 0, all = a->steps * a->samples, wide = padded(a->k, 64);
+    for (int64_t at = 0; at < all; at++) rows = rows > a->index[at] ? rows : a->index[at] + 1;
+    uint8_t *shifted = tiles_allowed ? NULL : aligned_alloc(64, (size_t)(rows * a->places * wide));
+    if (!shifted) return NULL;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t at = 0; at < all; at++)
+        for (int64_t place = 0; place < a->places && is_new(a, at) && !events->few[at]; place++)
+            if (counts(a, at, place))
+                shift_rows(levels_now(a, at, place), a->k, 1, a->k, shifted + (a->index[at] * a->places + place) * wide);
+    return shifted;
 }
 
 // Add up rows of a weight of bytes, (k, 64), or take them off: so few that 16 bits are enough.

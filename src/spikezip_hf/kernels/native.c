@@ -38,8 +38,9 @@ typedef struct {
     const uint8_t *keys;   // (rows, features) which scores count, or NULL for all
     const float *scale, *bias, *threshold;
     int64_t scales, biases, thresholds;  // one number or one for each feature; no bias if 0
-    const uint8_t *tokens;               // (samples, positions) which positions hold tokens, or NULL for all;
-    int64_t positions;                   // positions are the last dimension of places
+    const uint8_t *tokens;               // (samples, positions) which positions hold tokens, or NULL for all: elsewhere
+                                         // there is no current, and tracers are 0
+    int64_t positions;                   // the last dimension of places
     int64_t places, features;            // neurons of a sample: (places, features)
     int64_t steps, samples;
     const int64_t *index;  // (steps, samples) which row is the current of that step
@@ -74,26 +75,27 @@ typedef struct {
 static void targets_of_scores(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t row,
                               int64_t first, int64_t rows, int *undefined) {
     const int64_t *left_strides = a->strides, *right_strides = a->strides + 3, n = a->features;
-    int64_t queries = a->places / a->heads, head = first / queries;
+    int64_t head = first / a->positions;
+    const uint8_t *keys = a->keys ? a->keys + row * n : NULL;
+    Span seen = span_of(keys, n);
+    int64_t count = seen.to - seen.from;
     const int8_t *left = (const int8_t *)a->current + row * left_strides[0] + head * left_strides[1];
-    pack_right(a->right + row * right_strides[0] + head * right_strides[1], right_strides[2], right_strides[3], a->k, n,
-               own->panels, own->correction);
+    const int8_t *right = a->right + row * right_strides[0] + head * right_strides[1] + seen.from * right_strides[3];
+    pack_right(right, right_strides[2], right_strides[3], a->k, count, own->panels, own->correction);
     for (int64_t start = 0; start < rows; start += BLOCK_ROWS) {
-        int64_t query = first % queries + start;
+        int64_t query = first % a->positions + start;
         int some = (int)least(rows - start, BLOCK_ROWS);
-        for (int64_t j = 0; j < n; j += PANEL)
+        for (int64_t j = 0; j < count; j += PANEL)
             product_block(left + query * left_strides[2], left_strides[2], some, a->k,
                           own->panels + j / PANEL * panel_bytes(a->k), own->correction + j, own->spare,
                           own->product + j * BLOCK_ROWS);
         for (int r = 0; r < some; r++) {
             int8_t *target = own->target + (start + r) * n;
-            if (a->tokens && !a->tokens[sample * a->positions + query + r]) {
-                memset(target, 0, (size_t)n);
-                continue;
-            }
-            softmax(own->product + r * PANEL, BLOCK_ROWS * PANEL, n, a->keys ? a->keys + row * n : NULL, a->table,
+            memset(target, 0, (size_t)n);
+            if (a->tokens && !a->tokens[sample * a->positions + query + r]) continue;
+            softmax(own->product + r * PANEL, BLOCK_ROWS * PANEL, count, keys ? keys + seen.from : NULL, a->table,
                     a->entries, own->probabilities);
-            levels_of_floats(own->probabilities, n, q, 0, target, undefined);
+            levels_of_floats(own->probabilities, count, q, seen.from, target + seen.from, undefined);
         }
     }
 }
@@ -196,22 +198,34 @@ static int64_t queries_of_block(int64_t queries, int64_t keys, int64_t heads) {
     return padded((queries + parts - 1) / parts, BLOCK_ROWS);
 }
 
+// Nothing at the padding of a sample's row of levels.
+static void silence_padding(const Neurons *a, Span span, int8_t *levels) {
+    int64_t size = a->positions * a->features;
+    for (int64_t i = 0; i < a->places * a->features; i += size) {
+        memset(levels + i, 0, (size_t)(span.from * a->features));
+        memset(levels + i + span.to * a->features, 0, (size_t)(size - span.to * a->features));
+    }
+}
+
 // Run the neurons of one node through a chunk. Returns how many rows of levels there are, negative if a current is NaN;
 // NOT_FIRED without memory.
 int64_t spikezip_fire(const Neurons *a) {
     enum { BLOCK = 8192 };  // elements that one thread takes through all steps: they stay in its first cache
     int product = a->kind == LEVELS, scores = a->kind == SCORES;
     int64_t width = product ? PANEL : a->features, padded_features = padded(a->features, width);
-    int64_t heads = scores ? a->heads : 1, places = a->places / heads;  // a block lies within a head
+    int64_t heads = a->places / a->positions;  // or windows; a block lies within one
     int64_t rows_of_block = product ? BLOCK_ROWS : BLOCK / width > 0 ? BLOCK / width : 1;
-    if (scores) rows_of_block = queries_of_block(places, width, a->samples * heads);
-    int64_t blocks = (places + rows_of_block - 1) / rows_of_block, panels = padded_features / width;
+    if (scores) rows_of_block = queries_of_block(a->positions, width, a->samples * heads);
+    int64_t blocks = (a->positions + rows_of_block - 1) / rows_of_block, panels = padded_features / width;
     float *scale = spread(a->scale, a->scales, a->features, padded_features, 0.0f);
     float *bias = spread(a->bias, a->biases, a->features, padded_features, 0.0f);
     float *threshold = spread(a->threshold, a->thresholds, a->features, padded_features, 1.0f);
     float *inverse = malloc((size_t)padded_features * sizeof *inverse);
-    int lacking = !scale || !bias || !threshold || !inverse, divide = 0;
-    if (lacking) return free(scale), free(bias), free(threshold), free(inverse), NOT_FIRED;
+    Span *spans = malloc((size_t)a->samples * sizeof *spans);
+    int lacking = !scale || !bias || !threshold || !inverse || !spans, divide = 0;
+    if (lacking) return free(scale), free(bias), free(threshold), free(inverse), free(spans), NOT_FIRED;
+    for (int64_t b = 0; b < a->samples; b++)
+        spans[b] = span_of(a->tokens ? a->tokens + b * a->positions : NULL, a->positions);
     for (int64_t c = 0; c < padded_features; c++) inverse[c] = 1.0f / threshold[c], divide |= threshold[c] > 0x1p125f;
     Quantizer quantizer = {scale, bias, threshold, inverse, (float)a->min_level, (float)a->max_level, divide};
     int undefined = 0;
@@ -224,14 +238,10 @@ int64_t spikezip_fire(const Neurons *a) {
     uint8_t *shifted = NULL;
     if (product) {
         int64_t part = a->weight.numbers ? NUMBERS_PART : a->weight.k;
-        unprepared = find_events(a->current, a->index, a->steps, a->samples, a->places, a->weight.k, part,
-                                 share_of_events(a->weight.numbers != NULL), &events);
-        int64_t given = 0;  // rows of levels
-        for (int64_t at = 0; at < a->steps * a->samples; at++) given = given > a->index[at] ? given : a->index[at] + 1;
-        if (events.whole && !tiles_allowed) {
-            shifted = all_shifted(a->current, given * a->places, a->weight.k);
-            unprepared |= !shifted;
-        }
+        Given given = {a->current, a->index, spans, a->steps, a->samples, a->places, a->positions, a->weight.k};
+        unprepared = find_events(&given, part, share_of_events(a->weight.numbers != NULL), &events);
+        if (!unprepared && events.whole && !tiles_allowed)
+            unprepared = !(shifted = whole_rows_shifted(&given, &events));
         if (a->weight.numbers || events.any) grain = blocks_of_a_thread(panels, a->samples * blocks);
     }
 #endif
@@ -265,9 +275,10 @@ int64_t spikezip_fire(const Neurons *a) {
         for (int64_t item = 0; item < panels * a->samples * heads * blocks; item++) {
             if (lacking) continue;
             int64_t panel = item / (a->samples * heads * blocks), sample = item / (heads * blocks) % a->samples;
-            int64_t head = item / blocks % heads, first = item % blocks * rows_of_block;
-            run_block(a, &quantizer, &own, sample, head * places + first, least(places - first, rows_of_block),
-                      panel * width, width, &undefined);
+            int64_t head = item / blocks % heads, first = spans[sample].from + item % blocks * rows_of_block;
+            int64_t rows = least(spans[sample].to - first, rows_of_block);
+            if (rows > 0)
+                run_block(a, &quantizer, &own, sample, head * a->positions + first, rows, panel * width, width, &undefined);
         }
 #if HAVE_PRODUCTS
         if (product || scores) end_products();
@@ -280,7 +291,7 @@ int64_t spikezip_fire(const Neurons *a) {
 #if HAVE_PRODUCTS
     free(shifted), no_events(&events);
 #endif
-    if (lacking) return NOT_FIRED;
+    if (lacking) return free(spans), NOT_FIRED;
 
     // Keep the rows that something changed in.
     int64_t rows = 0, n = a->places * a->features;
@@ -291,5 +302,9 @@ int64_t spikezip_fire(const Neurons *a) {
             a->row_of[at] = a->changed[at] ? rows++ : a->row_of[at - a->samples];
             if (a->changed[at] && a->row_of[at] != at) memcpy(a->levels + a->row_of[at] * n, a->levels + at * n, (size_t)n);
         }
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < a->steps * a->samples; at++)
+        if (a->changed[at]) silence_padding(a, spans[at % a->samples], a->levels + a->row_of[at] * n);
+    free(spans);
     return undefined ? -rows : rows;
 }

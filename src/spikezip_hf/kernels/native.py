@@ -406,8 +406,9 @@ class Library:
             setattr(neurons, name, None if tensor is None else tensor.data_ptr())
         for name, number in (("scales", scale), ("biases", bias), ("thresholds", threshold)):
             setattr(neurons, name, 0 if number is None else number.numel())
-        neurons.positions = 0 if tokens is None else tokens.shape[-1]
         neurons.places, neurons.features = tracer.numel() // (samples * features), features
+        by_heads = isinstance(current, Probabilities) or tokens is not None
+        neurons.positions = current.shape[-2] if by_heads else neurons.places
         neurons.steps, neurons.samples = steps, samples
         neurons.min_level, neurons.max_level = bounds
         neurons.max_spikes, neurons.closed, neurons.coarse = max_spikes, closed_steps, coarse_steps

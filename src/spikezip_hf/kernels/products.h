@@ -30,6 +30,20 @@ static inline int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to *
 static inline int64_t panel_bytes(int64_t k) { return padded(k, 64) * PANEL; }
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Positions, from one up to another.
+typedef struct {
+    int64_t from, to;
+} Span;
+
+// From the first of `n` positions that holds a token up to behind the last: outside of it is padding alone. All of them if
+// all hold tokens, NULL, or none does.
+static inline Span span_of(const uint8_t *tokens, int64_t n) {
+    const uint8_t *first = tokens ? memchr(tokens, 1, (size_t)n) : NULL;
+    Span span = {first ? first - tokens : 0, n};
+    while (first && !tokens[span.to - 1]) span.to--;
+    return span;
+}
+
 // Put column `j` of a panel, `k` numbers, in its place.
 static inline void pack_column(const int8_t *column, int64_t k, int64_t j, int8_t *panel) {
     for (int64_t q = 0; q < k / 4; q++) memcpy(panel + (q * PANEL + j) * 4, column + 4 * q, 4);
@@ -38,6 +52,8 @@ static inline void pack_column(const int8_t *column, int64_t k, int64_t j, int8_
 
 #if HAVE_PRODUCTS
 static int tiles_allowed = 0;
+
+static inline __mmask64 first_of_64(int64_t n) { return n < 64 ? ((__mmask64)1 << n) - 1 : ~(__mmask64)0; }
 
 // Ask the system for tile registers, for the whole process, if they are wanted. Returns whether they are used.
 static int use_tiles(int wanted) {
@@ -156,8 +172,7 @@ static void some_vectors(const uint8_t *left, int64_t stride, int rows, const in
 static void shift_rows(const int8_t *left, int64_t stride, int64_t rows, int64_t k, uint8_t *shifted) {
     for (int64_t i = 0; i < rows; i++, left += stride)
         for (int64_t j = 0; j < k; j += 64, shifted += 64) {
-            __mmask64 there = k - j < 64 ? ((__mmask64)1 << (k - j)) - 1 : ~(__mmask64)0;
-            __m512i bytes = _mm512_maskz_loadu_epi8(there, left + j);
+            __m512i bytes = _mm512_maskz_loadu_epi8(first_of_64(k - j), left + j);
             _mm512_storeu_si512(shifted, _mm512_xor_si512(bytes, _mm512_set1_epi8((char)128)));
         }
 }
@@ -169,6 +184,16 @@ static uint8_t *all_shifted(const int8_t *left, int64_t rows, int64_t k) {
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) shift_rows(left + i * k, k, 1, k, shifted + i * padded(k, 64));
     return shifted;
+}
+
+// Whether `n` levels are all 0.
+static int silent(const int8_t *levels, int64_t n) {
+    __mmask64 any = 0;
+    for (int64_t i = 0; i < n && !any; i += 64) {
+        __m512i some = _mm512_maskz_loadu_epi8(first_of_64(n - i), levels + i);
+        any = _mm512_test_epi8_mask(some, some);
+    }
+    return !any;
 }
 
 // `rows` shifted rows times a panel, to `out` (rows, 64).
