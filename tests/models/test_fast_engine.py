@@ -1,5 +1,7 @@
 """The engine that skips what does not change, against the naive one that skips nothing: spike for spike."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,7 +20,7 @@ from tests.conftest import (
     spiking_twin,
     text_class,
 )
-from tests.models.naive import run_naively
+from tests.models.naive import by_references, run_naively
 
 TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 LENGTHS = [7, 4, 7, 2]
@@ -290,3 +292,19 @@ def test_memory_of_a_pass_does_not_grow_with_the_number_of_steps(weight_bits):
     with TensorSizes() as mode:
         simulated(snn, batch, 129, chunk_steps=64, output_time_steps=False)
     assert mode.largest > largest[129]  # it is the chunk that counts, and this would have seen it
+
+
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@pytest.mark.parametrize("which", ["as built", "references"])
+def test_bytes_of_the_largest_tensor_of_a_long_text(which, granularity, monkeypatch):
+    """Scores of attention: as levels, one byte each, where a kernel makes neurons of them, else as numbers."""
+    monkeypatch.setitem(TINY, "max_position_embeddings", 64)
+    snn = make_snn("bert", granularity=granularity)
+    batch = make_texts(snn.config, [60, 9, 60, 40])
+    with by_references() if which == "references" else nullcontext():
+        fused = kernels.products_with_neurons(batch["input_ids"]) and granularity == "per_tensor"
+        bytes_ = snn.row_bytes(batch["input_ids"])
+        assert bytes_ == 60 * 60 * 2 * (1 if fused else 4)
+        with TensorSizes() as mode:
+            simulated(snn, batch, 17, chunk_steps=8, output_time_steps=False)
+        assert mode.largest == bytes_ * 4 * 8

@@ -43,6 +43,7 @@ class TwinPreTrainedModel(CheckpointModel):
 
     _auto_class = "AutoModel"  # the code travels with what is saved; a class with a head names that one's
     _keep_in_fp32_modules_strict = ["scale"]  # thresholds stay exact when weights are loaded in half precision
+    integer_scores = True  # attention scores are levels times levels: whole numbers with one scale
     accepts_loss_kwargs = False  # the loss is a mean over the batch; Trainer divides by accumulation steps
 
     def post_init(self):
@@ -451,8 +452,11 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         dtype = next(module.weight.dtype for module in self.modules() if isinstance(module, LinearMap))
         exact = products_with_neurons(inputs) if integers else in_fixed_point(inputs) and dtype == torch.float32
         of_sum = 1 if exact else 4
+        # The same of attention, whose softmax is one of integers then.
+        one_scale = self.integer_scores and self.config.scale_granularity != "per_channel" and dtype == torch.float32
+        of_score = 1 if one_scale and products_with_neurons(inputs) else 4
         return max(
-            positions * max(of_sum * hidden_width, 4 * width, 4 * heads * keys)
+            positions * max(of_sum * hidden_width, 4 * width, of_score * heads * keys)
             for positions, keys, width, hidden_width, heads in self.layer_sizes(inputs)
         )
 

@@ -182,6 +182,7 @@ class SwinEncoder(nn.Module):
 class SwinPreTrainedModel(ImagePreTrainedModel):
     base_model_prefix = "swin"
     _no_split_modules = ["SwinEmbeddings", "SwinLayer", "SwinPatchMerging"]
+    integer_scores = False  # a bias by relative position is added to them
 
     @torch.no_grad()
     def _init_weights(self, module):
