@@ -213,10 +213,10 @@ class TieEngine(QuantEngine):
     def __init__(self):
         self.distances = {}
 
-    def emit(self, node, current):
+    def fire(self, node, current):
         position = ratio(unwrap(current), node.scale) + 0.5
         self.distances[node.name] = (position - position.round()).abs()
-        return super().emit(node, current)
+        return super().fire(node, current)
 
 
 @torch.no_grad()

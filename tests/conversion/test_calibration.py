@@ -152,9 +152,9 @@ def test_what_is_silent_almost_always_keeps_its_range():
     x[0, :, 0] = torch.arange(100.0)
     x[0, 7, 1] = 30.0
     ranges = RangeEngine()
-    ranges.emit(node, x)
+    ranges.fire(node, x)
     engine = HistogramEngine(ranges.ranges)
-    engine.emit(node, x)
+    engine.fire(node, x)
     scale = engine.scale(node.name, 90)
     assert 89 / 15 <= scale[0] <= 89 / 15 * 2 ** (1 / BINS_PER_OCTAVE)
     assert scale[1] == 2.0

@@ -70,8 +70,8 @@ class NaiveEngine(SpikingEngine):
             return a.values @ b.values
         return Rows(integers=a.levels.double() @ b.levels.double(), scale=a.scale * b.scale, dtype=a.dtype)
 
-    def emit(self, node, current):
-        current = unwrap(current)
+    def fire(self, node, current):
+        current = unwrap(self.silence_padding(current))
         target = node.quantize(current).to(node.level_dtype).unflatten(0, (self.chunk, self.batch_size))
         past = self.history.setdefault(node.name, [])
         start = past[-1][-1] if past else torch.zeros_like(target[0])

@@ -27,8 +27,8 @@ PERCENTILE = 99.9  # of four tried on two networks at three numbers of levels, t
 class FloatEngine(QuantEngine):
     """The network without its quantizers: what an unsigned node stands for, a ReLU, stays."""
 
-    def emit(self, node, current):
-        current = unwrap(current)
+    def fire(self, node, current):
+        current = unwrap(self.silence_padding(current))
         return current if node.signed else current.relu()
 
     def elements(self, node: LSQQuantizer, x: torch.Tensor) -> int:
@@ -43,8 +43,8 @@ class MeanEngine(FloatEngine):
         self.sums: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
 
-    def emit(self, node, current):
-        x = super().emit(node, current)
+    def fire(self, node, current):
+        x = super().fire(node, current)
         total = reduce_to_scales(node, x.detach().abs(), sum_exactly)
         self.sums[node.name] = self.sums.get(node.name, 0) + total
         self.counts[node.name] = self.counts.get(node.name, 0) + self.elements(node, x)
@@ -57,8 +57,8 @@ class RangeEngine(FloatEngine):
     def __init__(self) -> None:
         self.ranges: dict[str, torch.Tensor] = {}
 
-    def emit(self, node, current):
-        x = super().emit(node, current)
+    def fire(self, node, current):
+        x = super().fire(node, current)
         largest = reduce_to_scales(node, needed_scale(node, x), torch.amax).double()
         self.ranges[node.name] = torch.maximum(self.ranges.get(node.name, largest), largest)
         return x
@@ -76,8 +76,8 @@ class HistogramEngine(FloatEngine):
         self.histograms: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
 
-    def emit(self, node, current):
-        x = super().emit(node, current)
+    def fire(self, node, current):
+        x = super().fire(node, current)
         needed = needed_scale(node, x).reshape(-1, node.scale.numel())
         octaves = (self.ranges[node.name].to(needed.dtype) / needed).log2()
         # A channel of zeros has 0 / 0; NaN elsewhere is in its range, too, and refused with that.
@@ -106,8 +106,8 @@ class ErrorEngine(FloatEngine):
         self.candidates = candidates
         self.errors: dict[str, torch.Tensor] = {}
 
-    def emit(self, node, current):
-        x = super().emit(node, current)
+    def fire(self, node, current):
+        x = super().fire(node, current)
         errors = []
         for scale in self.candidates[node.name]:
             levels = quantize(x, scale, node.min_level, node.max_level)

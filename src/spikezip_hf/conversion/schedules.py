@@ -75,7 +75,8 @@ class ArrivalEngine(QuantEngine):
     def apply(self, operator, x, *others):
         return timed(operator(x.as_subclass(torch.Tensor), *others), arrival_of(x))
 
-    def emit(self, node, current):
+    def fire(self, node, current):
+        current = self.silence_padding(current)
         begins = arrival_of(current)
         self.begins[node.name] = max(begins, self.begins.get(node.name, 0.0))
         levels = node.quantize(current.as_subclass(torch.Tensor))

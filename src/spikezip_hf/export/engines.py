@@ -19,8 +19,8 @@ class LevelEngine(QuantEngine):
     def __init__(self) -> None:
         self.levels: dict[str, torch.Tensor] = {}
 
-    def emit(self, node, current):
-        return node(current, self.fired)
+    def fire(self, node, current):
+        return node(self.silence_padding(current), self.fired)
 
     def fired(self, node: LSQQuantizer, current: Rows | torch.Tensor) -> Rows:
         values = unwrap(current).contiguous()

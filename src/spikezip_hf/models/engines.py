@@ -22,7 +22,7 @@ batch to the next and there is nothing to reset.
 import torch
 from torch import nn
 
-from .neurons import fire, levels_of, pending_spikes, undefined_current
+from .neurons import fire, levels_of, padding_of, pending_spikes, undefined_current
 from .operators import SESA, SPIKE_FORMS, MatMul, MeanPool, Softmax, SpikeOperator
 from .quantization import LSQQuantizer
 from .rows import Rows, Timeline, in_inference, unwrap
@@ -51,11 +51,13 @@ class QuantEngine:
 
     def silence_padding(self, current: torch.Tensor) -> torch.Tensor:
         """`current` with nothing at positions of padding."""
+        tokens = self.tokens_of(current)
+        return current if tokens is None else current.masked_fill(padding_of(tokens, current.dim()), 0.0)
+
+    def tokens_of(self, current: torch.Tensor) -> torch.Tensor | None:
+        """(rows, N) where a current has tokens, on its device; None if everywhere, or if it has no positions."""
         tokens = self.token_rows()
-        if tokens is None or current.dim() < 3:
-            return current
-        padding = ~tokens.reshape(tokens.shape[0], *(1,) * (current.dim() - 3), -1, 1)
-        return current.masked_fill(padding.to(current.device), 0.0)
+        return None if tokens is None or current.dim() < 3 else tokens.to(current.device)
 
     def neurons(self, current: torch.Tensor) -> torch.Tensor:
         """(B,) int64, neurons that each sample has in a node whose current is (B, features), (B, N, features), or
@@ -122,21 +124,18 @@ class QuantEngine:
         return scores, self.static(tokens[:, None, None])
 
     def fire(self, node: LSQQuantizer, current):
-        return self.emit(node, self.silence_padding(current))
-
-    def emit(self, node: LSQQuantizer, current):
-        """What the node makes of the current that reaches it: its levels in inference, else values."""
+        """What the node makes of the current: its levels in inference, else values; at padding it gets none."""
         if not in_inference(node):
-            return node(current)
-        return node(current, infer)
+            return node(self.silence_padding(current))
+        return node(current, self.infer)
 
-
-def infer(node: LSQQuantizer, current: torch.Tensor | Rows) -> Rows:
-    """What a node hands on in the QANN: levels, and values with a gradient where one is asked for."""
-    # By `forward`: the call that this is part of has run the hooks.
-    values = node.forward(unwrap(current)) if torch.is_grad_enabled() else None
-    with torch.no_grad():
-        return hand_on(node, levels_of(node, current), current.dtype, values)
+    def infer(self, node: LSQQuantizer, current: torch.Tensor | Rows) -> Rows:
+        """Levels, and values with a gradient where one is asked for."""
+        # By `forward`: the call that this is part of has run the hooks.
+        values = node.forward(unwrap(self.silence_padding(current))) if torch.is_grad_enabled() else None
+        with torch.no_grad():
+            levels = levels_of(node, current, self.tokens_of(current))
+            return hand_on(node, levels, current.dtype, values)
 
 
 def hand_on(node: LSQQuantizer, levels: torch.Tensor, dtype, values=None, timeline=None) -> Rows:
@@ -156,10 +155,10 @@ class RecordingEngine(QuantEngine):
     def __init__(self) -> None:
         self.levels: dict[str, torch.Tensor] = {}
 
-    def emit(self, node, current):
-        emitted = super().emit(node, current)
-        self.levels[node.name] = emitted.integers
-        return emitted
+    def fire(self, node, current):
+        fired = super().fire(node, current)
+        self.levels[node.name] = fired.integers
+        return fired
 
 
 class SpikingEngine(QuantEngine):
@@ -411,8 +410,8 @@ class EventEngine(SpikingEngine):
             self.operators[operator.name] = SPIKE_FORMS.get(type(operator), SpikeOperator)(operator)
         return self.operators[operator.name].step(x)
 
-    def emit(self, node, current):
-        return node(current, self.spikes)
+    def fire(self, node, current):
+        return node(self.silence_padding(current), self.spikes)
 
     def spikes(self, node: LSQQuantizer, current: torch.Tensor) -> torch.Tensor:
         """Spikes, s times their sign and size, of the neurons of `node` in this step (paper Eq. 1)."""

@@ -58,9 +58,9 @@ def fire(
 
     Args:
         current: accumulated, (rows, ...), on the timeline of the chunk.
-        tracer: (B, ...) levels before the chunk; its memory is used up.
-        tokens: (B, N) bool: where there is none, at a position of padding, neurons get no current. Positions are the
-            last dimension but one.
+        tracer: (B, ...) levels before the chunk, 0 at padding; its memory is used up.
+        tokens: (B, N) bool: where there is none, at a position of padding, neurons get no current, and so never fire.
+            Positions are the last dimension but one.
         max_spikes, closed_steps, coarse_steps: as in `track`; the first of any size.
     """
     assert current.timeline is not None
@@ -93,22 +93,26 @@ def sums_of(current: Rows):
     return current.values, None, None
 
 
-def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows) -> torch.Tensor:
+def levels_of(
+    node: LSQQuantizer, current: torch.Tensor | Rows, tokens: torch.Tensor | None = None
+) -> torch.Tensor:
     """The quantizer's levels, whole numbers in an integer type; on a GPU in a floating one, which can hold NaN.
 
     Args:
         current: (rows, ...), any layout.
+        tokens: (rows, N) bool, as for `fire`.
 
     Raises:
         FloatingPointError: NaN is among the currents, on a CPU.
     """
     rows = current if isinstance(current, Rows) else Rows(current)
     if rows.device.type != "cpu":
-        return node.quantize(rows.values)
+        levels = node.quantize(rows.values)
+        return levels if tokens is None else levels.masked_fill(padding_of(tokens, levels.dim()), 0)
     # One step of neurons that may fire as often as it takes.
     one_step = rows.retimed(Timeline.constant(1, rows.shape[0]))
     rest = torch.zeros(rows.shape, dtype=node.level_dtype, device=rows.device)
-    fired = fire(node, one_step, rest, max_spikes=node.levels)
+    fired = fire(node, one_step, rest, tokens, max_spikes=node.levels)
     if bool(fired.undefined):
         raise undefined_current(node.name)
     return fired.levels
@@ -120,6 +124,11 @@ def undefined_current(name: str) -> FloatingPointError:
         f"The input of {name} is not a number. Look for NaN or infinity among the weights, or for an overflow if the "
         "model is in float16."
     )
+
+
+def padding_of(tokens: torch.Tensor, dimensions: int) -> torch.Tensor:
+    """Where a current of so many dimensions, (rows, ..., N, features), is at padding: (rows, 1, ..., N, 1) bool."""
+    return ~tokens.reshape(tokens.shape[0], *(1,) * (dimensions - 3), -1, 1)
 
 
 def fire_reference(
@@ -141,7 +150,7 @@ def fire_reference(
     values = current.values
     if tokens is not None:
         values = values[index.flatten()].unflatten(0, tuple(index.shape))
-        padding = ~tokens.reshape(tokens.shape[0], *(1,) * (tracer.dim() - 3), -1, 1)
+        padding = padding_of(tokens, tracer.dim())
         target, values = target.masked_fill(padding, 0), values.masked_fill(padding, 0.0)
     undefined = values.max().isnan()  # the largest is NaN if any is: one pass, and no tensor of bool
     levels = track(target, tracer, max_spikes, closed_steps, coarse_steps)

@@ -97,5 +97,5 @@ class ProvenanceEngine(QuantEngine):
         rearranged = super().rearrange(x, function)
         return self.remember(rearranged) if self.side(x) == SPIKES else rearranged
 
-    def emit(self, node, current):
-        return self.remember(node(unwrap(current)))
+    def fire(self, node, current):
+        return self.remember(node(unwrap(self.silence_padding(current))))
