@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 def gives_reference(kernels: Library) -> bool:
     """Whether a small case of everything comes out as plain torch has it."""
     generator = torch.Generator().manual_seed(0)
-    for m, k, n in ((5, 7, 5), (13, 8, 70)) if kernels.has_products else ():
+    for m, k, n in ((5, 7, 5), (43, 8, 70)) if kernels.has_products else ():
         a = torch.randint(-128, 128, (2, m, 3, k), generator=generator, dtype=torch.int8).transpose(1, 2)
         b = torch.randint(-128, 128, (2, 3, k, n), generator=generator, dtype=torch.int8)
+        a[:, :, 32:] = b[:, :, :2] = b[:, :, -1:] = 0  # as at padding
         for right in (b, b.mT.contiguous().mT):
             if not torch.equal(kernels.products(a, right).double(), torch.matmul(a.double(), right.double())):
                 return False
@@ -79,8 +80,10 @@ def gives_reference(kernels: Library) -> bool:
 def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:
     """Whether small products with weights come out as plain torch has them, by themselves and with neurons.
 
-    The levels are of three steps: few change in the second, so that it is made of events, and most in the third.
+    The levels are of three steps: few change in the second, so that it is made of events, and most in the third. There
+    is padding at either end.
     """
+    tokens = padding_at_the_ends(35)
     first, last = torch.randint(-128, 128, (2, 35, 70), generator=generator, dtype=torch.int8)
     few = (torch.rand(35, 70, generator=generator) < 0.02) * torch.randint(-3, 4, (35, 70), generator=generator)
     levels = torch.stack([first, (first + few).clamp(-128, 127).to(torch.int8), last])
@@ -106,9 +109,9 @@ def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:
             return False
         threshold, tracer = values.std()[None] / 3, torch.zeros(1, 35, 66, dtype=torch.int8)
         given = threshold, (-8, 7), torch.tensor([[0], [1], [2]])
-        together = kernels.fire(product, scale, scale, *given, tracer.clone(), None, 15, 0)
-        alone = kernels.fire(values, None, None, *given, tracer.clone(), None, 15, 0)
-        targets = torch.floor(values / threshold + 0.5).clamp(-8, 7).to(torch.int8)
+        together = kernels.fire(product, scale, scale, *given, tracer.clone(), tokens, 15, 0)
+        alone = kernels.fire(values, None, None, *given, tracer.clone(), tokens, 15, 0)
+        targets = torch.floor(values / threshold + 0.5).clamp(-8, 7).to(torch.int8) * tokens[..., None]
         if not torch.equal(together[0], targets) or not all(map(torch.equal, together[:-1], alone[:-1])):
             return False
     return True
@@ -119,14 +122,23 @@ def softens_scores(kernels: Library, generator: torch.Generator) -> bool:
     q = torch.randint(-8, 8, (2, 35, 3, 7), generator=generator, dtype=torch.int8).transpose(1, 2)
     k = torch.randint(-8, 8, (2, 3, 7, 70), generator=generator, dtype=torch.int8)
     table = torch.tensor([2**30 >> distance // 8 for distance in range(256)], dtype=torch.int32)
-    keys = torch.rand(2, 1, 1, 70, generator=generator) < 0.7
+    keys = padding_at_the_ends(70).expand(2, 1, 1, -1)
     scores = torch.matmul(q.double(), k.double()).masked_fill(~keys, -(2.0**30))
     parts = table[(scores.amax(-1, keepdim=True) - scores).clamp(max=255).long()]
     probabilities = parts.float() * parts.sum(-1, keepdim=True).float().reciprocal()
     softmax = Probabilities(MatrixProduct(kernels, q, k), table, keys, lambda *_: probabilities)
-    arguments = None, None, torch.tensor([0.01]), (0, 15), torch.tensor([[0], [1]])
-    rest = torch.zeros(1, 3, 35, 70, dtype=torch.int8)
+    threshold = torch.tensor([0.01])
+    arguments = None, None, threshold, (0, 15), torch.tensor([[0], [1]])
+    rest, tokens = torch.zeros(1, 3, 35, 70, dtype=torch.int8), padding_at_the_ends(35)
     together, alone = (
-        kernels.fire(current, *arguments, rest.clone(), None, 15, 0) for current in (softmax, probabilities)
+        kernels.fire(current, *arguments, rest.clone(), tokens, 15, 0) for current in (softmax, probabilities)
     )
-    return all(map(torch.equal, together[:-1], alone[:-1]))
+    targets = torch.floor(probabilities / threshold + 0.5).clamp(0, 15).to(torch.int8) * tokens[:, None, :, None]
+    return torch.equal(together[0], targets) and all(map(torch.equal, together[:-1], alone[:-1]))
+
+
+def padding_at_the_ends(positions: int) -> torch.Tensor:
+    """(1, positions) bool, which of them hold tokens: one within does not, either."""
+    tokens = torch.ones(1, positions, dtype=torch.bool)
+    tokens[:, :3] = tokens[:, 7] = tokens[:, -2:] = False
+    return tokens
