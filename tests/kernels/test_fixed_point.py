@@ -181,7 +181,12 @@ class TestTheKernels:
         node = make_node(draw(st.sampled_from([4, 16, 128])), True, n, draw(st.booleans()), generator)
         tracer = torch.randint(node.min_level, node.max_level + 1, (samples, *sums.shape[1:]), generator=generator)
         tokens = some_tokens(samples, sums.shape[1], generator) if draw(st.booleans()) else None
-        arguments = of_tokens(tracer, tokens).to(torch.int8), tokens, draw(st.sampled_from([1, 3])), draw(st.integers(0, 2))
+        arguments = (
+            of_tokens(tracer, tokens).to(torch.int8),
+            tokens,
+            draw(st.sampled_from([1, 3])),
+            draw(st.integers(0, 2)),
+        )
         with mock.patch.object(built, "linear", mock.Mock(side_effect=AssertionError("sums were written to memory"))):
             firing = fire(node, Rows(integers=operand.times(levels), **fields), *copy.deepcopy(arguments))
         expected = fire_reference(node, Rows(integers=sums, **fields), *arguments)

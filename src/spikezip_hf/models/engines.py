@@ -49,12 +49,12 @@ class QuantEngine:
         """`tokens` for each row of a pass: (rows, N)."""
         return self.tokens
 
-    def silence_padding(self, current: torch.Tensor) -> torch.Tensor:
+    def silence_padding(self, current):
         """`current` with nothing at positions of padding."""
         tokens = self.tokens_of(current)
         return current if tokens is None else current.masked_fill(padding_of(tokens, current.dim()), 0.0)
 
-    def tokens_of(self, current: torch.Tensor) -> torch.Tensor | None:
+    def tokens_of(self, current: torch.Tensor | Rows) -> torch.Tensor | None:
         """(rows, N) where a current has tokens, on its device; None if everywhere, or if it has no positions."""
         tokens = self.token_rows()
         return None if tokens is None or current.dim() < 3 else tokens.to(current.device)

@@ -93,9 +93,7 @@ def sums_of(current: Rows):
     return current.values, None, None
 
 
-def levels_of(
-    node: LSQQuantizer, current: torch.Tensor | Rows, tokens: torch.Tensor | None = None
-) -> torch.Tensor:
+def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows, tokens: torch.Tensor | None = None) -> torch.Tensor:
     """The quantizer's levels, whole numbers in an integer type; on a GPU in a floating one, which can hold NaN.
 
     Args:
