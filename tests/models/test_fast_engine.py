@@ -8,7 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from spikezip_hf import QuantSwinForImageClassification, QuantViTForImageClassification
-from spikezip_hf.models import kernels
+from spikezip_hf.models import kernels, simulation
+from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 from spikezip_hf.models.operators import Linear
 from tests.conftest import (
     ARCHITECTURES,
@@ -181,6 +182,78 @@ def test_neither_chunks_nor_stopping_change_an_answer(architecture, chunk_steps,
     naive = run_naively(snn, batch, 90)
     assert len(set(naive.equilibrium_step.tolist())) > 1  # samples are dropped one after another
     assert_same(simulated(snn, batch, 90, chunk_steps=chunk_steps, stop=stop), naive)
+
+
+@pytest.fixture
+def in_groups(monkeypatch):
+    """Say of how many samples a pass may be, of whatever network, and of how many steps."""
+
+    def say(samples, steps=5):
+        monkeypatch.setattr(simulation, "SHORTEST_CHUNK", steps)
+        monkeypatch.setattr(SpikePreTrainedModel, "row_bytes", lambda self, inputs: 1000)
+        monkeypatch.setitem(simulation.CHUNK_BYTES, "cpu", samples * steps * 1000)
+
+    return say
+
+
+@pytest.mark.parametrize("stop", ["never", "equilibrium"])
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("architecture", ["vit", "swin", "bert"])
+def test_neither_do_groups(architecture, samples, stop, in_groups):
+    """Of 4 samples one after another, or 2 and 2."""
+    snn = make_snn(architecture, weight_bits=8)
+    batch = make_inputs(snn)
+    naive = run_naively(snn, batch, 90)
+    in_groups(samples)
+    passes = []
+    snn.base_model.register_forward_pre_hook(
+        lambda module, args, kwargs: passes.append((kwargs["engine"].step, kwargs["engine"].num_samples)),
+        with_kwargs=True,
+    )
+    for time_steps in (90, int(naive.equilibrium_step.max()) - 1, 1):
+        run = simulated(snn, batch, time_steps, stop=stop)
+        assert_same(run, naive.until(time_steps))
+        assert [done for done, _ in passes].count(0) == (4 // min(samples, 2) if time_steps > 1 else 1)
+        assert max(count for _, count in passes[:-1] or [(0, 0)]) <= 2
+        assert passes[-1][1] == 4  # the last step, of all
+        passes.clear()
+
+
+@pytest.mark.parametrize("steps", [None, 5])
+def test_groups_with_schedule_and_input_per_step(steps, in_groups):
+    snn = make_snn(weight_bits=8, firing_schedule="layerwise", firing_window=5)
+    batch = make_inputs(snn, steps=steps)
+    naive = run_naively(snn, batch, 40)
+    in_groups(1)
+    for stop in ("never", "equilibrium"):
+        assert_same(simulated(snn, batch, 40, stop=stop), naive, TOLERANCE[torch.float32] if steps else 0.0)
+
+
+def test_groups_of_samples_that_are_done_when_they_are_clear(in_groups):
+    snn = make_snn(weight_bits=8)
+    batch = make_inputs(snn)
+    clearest = simulation.margin(simulated(snn, batch, 90).per_step).amax(1)
+    arguments = {"stop": "confidence", "confidence_threshold": float(clearest.sort().values[1])}
+    whole = simulated(snn, batch, 90, **arguments)
+    assert len(set(whole.decision_step.tolist())) > 2  # one is never clear, and settles
+    assert whole.decision_step.min() == -1
+    in_groups(1)
+    run = simulated(snn, batch, 90, **arguments)
+    for field in ("readout", "per_step", "decision_step", "equilibrium_step", "spike_counts"):
+        assert torch.equal(getattr(run, field), getattr(whole, field)), field
+
+
+def test_groups_are_for_a_cpu_and_of_about_one_size():
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    rows = simulation.CHUNK_BYTES["cpu"] // 1000
+    assert rows // simulation.SHORTEST_CHUNK == 1048
+    assert simulation.default_chunk(1, 1000, cpu) == (1, rows)
+    assert simulation.default_chunk(1048, 1000, cpu) == (1048, 16)
+    assert simulation.default_chunk(1049, 1000, cpu) == (525, rows // 525)
+    assert simulation.default_chunk(8, 2**21, cpu) == (1, 8)
+    assert simulation.default_chunk(8, 2**25, cpu) == (1, 1)
+    assert simulation.default_chunk(1049, 1000, gpu) == (1049, 2**28 // 1000 // 1049)
+    assert simulation.default_chunk(8, 2**28, gpu) == (8, 1)
 
 
 @pytest.mark.parametrize("stop", ["never", "equilibrium"])

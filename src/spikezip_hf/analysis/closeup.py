@@ -90,7 +90,7 @@ def close_up(
         run = model.trajectory(
             **inputs, time_steps=time_steps, output_time_steps=True, stop="equilibrium", execution=execution
         )
-    steps = sum(len(next(iter(one.values()))) for one in watch.passes)
+    steps = watch.steps
     if int(run.equilibrium_step[0]) > 0:
         steps = int(run.equilibrium_step[0])
     recorder = RecordingEngine()

@@ -94,8 +94,8 @@ class CountingEngine(EventEngine):
         self.sums: list[tuple[torch.Tensor, torch.Tensor]] = []  # (both sides changed, elements) of each `+`
         self.listening = True
 
-    def advance(self, steps, samples=None):
-        super().advance(steps, samples)
+    def advance(self, steps, samples=None, done=None):
+        super().advance(steps, samples, done)
         self.pending, self.fired, self.sums = {}, {}, []
 
     def conclude(self, steps_counted=None):

@@ -90,14 +90,14 @@ class Watch:
         kept: names of nodes of which to keep levels, of a batch of one.
 
     Attributes:
-        passes: for each pass, {node name: (chunk, B) int32 spikes}.
+        passes: for each pass, steps done before it, and {node name: (chunk, B) int32 spikes}.
         levels: {node name: [(chunk, ...) of each pass]}.
     """
 
     def __init__(self, kept: Collection[str] = ()):
         self.engine: SpikingEngine | None = None
         self.thread: int | None = None
-        self.passes: list[dict[str, torch.Tensor]] = []
+        self.passes: list[tuple[int, dict[str, torch.Tensor]]] = []
         self.levels: dict[str, list[torch.Tensor]] = {name: [] for name in kept}
 
     @contextmanager
@@ -119,7 +119,7 @@ class Watch:
         # The event-driven form also makes one pass of the QANN, which is no part of the run.
         self.engine = engine if isinstance(engine, SpikingEngine) else None
         if self.engine is not None:
-            self.passes.append({})
+            self.passes.append((self.engine.step, {}))
 
     def fired(self, node, args, emitted) -> None:
         engine = self.engine
@@ -128,7 +128,7 @@ class Watch:
         counts = engine.firing[node.name][0]
         spikes = torch.zeros(engine.chunk, engine.batch_size, dtype=torch.int32, device=counts.device)
         spikes[:, slice(None) if engine.samples is None else engine.samples.to(counts.device)] = counts.int()
-        self.passes[-1][node.name] = spikes
+        self.passes[-1][1][node.name] = spikes
         if node.name in self.levels:
             if isinstance(emitted, Rows) and emitted.integers is not None and emitted.timeline is not None:
                 levels = emitted.integers[emitted.timeline.index[:, 0].to(emitted.device)]
@@ -136,11 +136,20 @@ class Watch:
                 levels = engine.tracers[node.name].clone()  # one step of the event-driven form
             self.levels[node.name].append(levels.to(node.level_dtype).cpu())
 
+    @property
+    def steps(self) -> int:
+        """How many steps were run, of the sample that took the most."""
+        return max(done + len(next(iter(nodes.values()))) for done, nodes in self.passes)
+
     def spikes(self, steps: int) -> torch.Tensor:
         """(B, steps, nodes) int32; none in steps that were not run, or no longer had to be."""
-        found = torch.cat([torch.stack(list(nodes.values()), -1) for nodes in self.passes]).transpose(0, 1).cpu()
-        missing = max(0, steps - found.shape[1])
-        return torch.nn.functional.pad(found[:, :steps], (0, 0, 0, missing))
+        found = torch.zeros(0)
+        for done, nodes in self.passes:
+            spikes = torch.stack(list(nodes.values()), -1).cpu()
+            if not len(found):
+                found = spikes.new_zeros(max(steps, self.steps), *spikes.shape[1:])
+            found[done : done + len(spikes)] += spikes  # of other samples than before, or in other steps
+        return found[:steps].transpose(0, 1).contiguous()
 
 
 @torch.no_grad()

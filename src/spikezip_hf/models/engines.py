@@ -173,7 +173,7 @@ class SpikingEngine(QuantEngine):
         first_fine_step: {node name: first step, from 1, at which it no longer fires coarsely}; 1 where not given.
 
     Attributes:
-        step: steps done before the running chunk; `chunk` steps are in it.
+        step: steps that the samples of the running chunk have done before it; `chunk` steps are in it.
         samples: (L,) int64, on the CPU, the samples that the running chunk simulates, in order; None for all.
         tracers: {node name: (B, ...) integer levels S_t}, in network order.
         spike_counts: (B, nodes) int64 spikes so far; a spike of size m counts m. A number before the first chunk.
@@ -206,9 +206,13 @@ class SpikingEngine(QuantEngine):
         self.settled = torch.zeros(batch_size, dtype=torch.bool, device=device)
         self.firing: dict[str, tuple] = {}
 
-    def advance(self, steps: int, samples: torch.Tensor | None = None) -> None:
-        """Begin the next chunk, of at most `steps` steps, with these samples; None for all."""
-        self.step += self.chunk
+    def advance(self, steps: int, samples: torch.Tensor | None = None, done: int | None = None) -> None:
+        """Begin the next chunk, of at most `steps` steps, with these samples; None for all.
+
+        Args:
+            done: steps that these samples have done; those before it and in it, of the last chunk, if None.
+        """
+        self.step = self.step + self.chunk if done is None else done
         self.chunk = steps
         self.samples = samples
         self.firing = {}
@@ -296,8 +300,8 @@ class CumulativeEngine(SpikingEngine):
         self.currents: dict[str, torch.Tensor] = {}  # of static inputs: the same at every step
         self.accumulated_input: torch.Tensor | None = None
 
-    def advance(self, steps, samples=None):
-        super().advance(steps, samples)
+    def advance(self, steps, samples=None, done=None):
+        super().advance(steps, samples, done)
         self.constant = Timeline.constant(steps, self.num_samples)
 
     def rows(self, x: torch.Tensor | Rows) -> Rows:
@@ -381,8 +385,8 @@ class EventEngine(SpikingEngine):
         self.products: dict[str, SESA] = {}
         self.operators: dict[str, SpikeOperator] = {}
 
-    def advance(self, steps, samples=None):
-        super().advance(1)  # all samples: its state is in many places
+    def advance(self, steps, samples=None, done=None):
+        super().advance(1, None, done)  # all samples: its state is in many places
 
     @property
     def first_step(self) -> bool:

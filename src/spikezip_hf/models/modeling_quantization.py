@@ -19,7 +19,7 @@ from .operators import Conv2d, LinearMap, PatchLinear
 from .placement import ProductReport, ProvenanceEngine
 from .quantization import LSQQuantizer, Quantizer
 from .remembering import parameters_remembered
-from .simulation import Trajectory, closed_form, confirm_levels, default_chunk_steps, simulate
+from .simulation import Trajectory, closed_form, confirm_levels, default_chunk, simulate
 
 logger = logging.get_logger(__name__)
 
@@ -523,8 +523,9 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             max_spikes_per_step=config.max_spikes_per_step,
             **config.schedule(self.nodes),
         )
+        group_size = None  # all samples
         if chunk_steps is None:
-            chunk_steps = default_chunk_steps(inputs.shape[0], self.row_bytes(inputs), inputs.device)
+            group_size, chunk_steps = default_chunk(inputs.shape[0], self.row_bytes(inputs), inputs.device)
         with parameters_remembered():
             run = simulate(
                 lambda engine: network(engine, *flags),
@@ -535,6 +536,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
                 stop=stop,
                 keep_steps=output_time_steps,
                 confidence_threshold=confidence_threshold,
+                group_size=group_size if isinstance(engine, CumulativeEngine) else None,
             )
         if execution == "event":
             confirm_levels(network, run)

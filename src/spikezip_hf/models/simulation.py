@@ -6,6 +6,7 @@ run alone, on the B rows that the QANN would see. A sample is at equilibrium if 
 target: then this step *was* the QANN's forward pass, operand for operand, and its logits are the QANN's bit for bit.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,15 +19,23 @@ from .rows import unwrap
 # Bytes of the largest tensor of a pass, by device, that steps are put together for. On a CPU the allocator gives back
 # larger memory, and gets it anew page by page; on a GPU this is a guess, not measured.
 CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
+# The first step of a chunk is computed whole, the others by what changed since the one before: chunks should be long.
+SHORTEST_CHUNK = 16
 
 
-def default_chunk_steps(batch_size: int, row_bytes: int, device: torch.device) -> int:
-    """Steps to put into one pass so that no tensor of it is larger than CHUNK_BYTES, if more than one fits.
+def default_chunk(batch_size: int, row_bytes: int, device: torch.device) -> tuple[int, int]:
+    """Samples and steps to put into one pass so that no tensor of it is larger than CHUNK_BYTES, if one row is not.
+
+    On a CPU a batch goes in groups of about one size where chunks would else be shorter than SHORTEST_CHUNK; on a
+    GPU, which is good at large products, as a whole.
 
     Args:
         row_bytes: bytes of the largest tensor for one step of one sample.
     """
-    return max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // (batch_size * row_bytes))
+    rows = max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // row_bytes)
+    groups = 1 if device.type != "cpu" else math.ceil(batch_size / max(1, rows // SHORTEST_CHUNK))
+    samples = math.ceil(batch_size / groups)
+    return samples, max(1, rows // samples)
 
 
 @dataclass
@@ -107,6 +116,7 @@ def simulate(
     stop: str,
     keep_steps: bool,
     confidence_threshold: float | None = None,
+    group_size: int | None = None,
 ) -> Trajectory:
     """Run `network` on `engine` for at most `time_steps` steps.
 
@@ -118,70 +128,134 @@ def simulate(
             and the run ends as soon as every sample is proven to be at equilibrium. "confidence": besides, a sample is
             done, with its answer, at the first step at which its `margin` is at least `confidence_threshold`.
         keep_steps: keep the readout of every step, T times its size.
+        group_size: most samples of one pass; all if None. Groups go their way one after another; the last step is one
+            of all samples.
 
     Raises:
         FloatingPointError: NaN reached a node; the message names it.
     """
-    final: torch.Tensor | None = None  # (B, ...) the readout so far
-    per_step: list[torch.Tensor] = []
-    done = 0
-    alone = False  # whether steps are run one at a time, all samples in each
-    decided = torch.full((engine.batch_size,), -1, dtype=torch.int64, device=engine.device)
-    while done < time_steps:
-        left = None  # samples to simulate: all of them
-        if stop != "never" and not alone and done and done < time_steps - 1:
-            moving = ~engine.settled if engine.input_finished else torch.ones_like(engine.settled)
-            left = (moving & (decided < 0)).nonzero().flatten().cpu()
-            # Nothing moves any more: prove it in the next step. Should that find something to move, a kernel had
-            # rounded differently at a tie; the steps that remain then keep the QANN's shape, where it cannot.
-            alone = not len(left)
-            left = None if alone or len(left) == engine.batch_size else left
-        engine.advance(1 if alone else max(1, min(chunk_steps, time_steps - 1 - done)), left)
-        outputs = network(engine)
-
-        every_step = keep_steps or stop == "confidence"
-        steps = engine.accumulated(outputs[readout], final, every_step)  # (chunk, L, ...)
-        if final is None:
-            final = torch.zeros_like(steps[0])
-        before = final
-        counted = None
-        if stop == "confidence":
-            counted = decide(engine, steps, decided, confidence_threshold)
-            last = (counted - 1).clamp_min(0).to(steps.device)
-            kept = torch.where(
-                counted[:, None] > 0,
-                steps[last, torch.arange(steps.shape[1], device=steps.device)],
-                engine.chosen(before),
-            )
-        else:
-            kept = steps[-1]
-        engine.conclude(counted)
-        final = kept if engine.samples is None else before.index_copy(0, engine.samples.to(kept.device), kept)
-        if keep_steps:
-            per_step.append(trace(engine, steps, before, kept, counted))
+    run = Run(network, readout, engine, time_steps, chunk_steps, stop, keep_steps, confidence_threshold)
+    groups = torch.arange(engine.batch_size, device="cpu").split(group_size or engine.batch_size)
+    done = max(run.go(group) for group in groups)
+    # Nothing moves any more, or it is the last step: in the QANN's shape. Should that find something to move, a kernel
+    # had rounded differently at a tie; the steps that remain then keep this shape, where it cannot.
+    while done < time_steps and not run.over:
+        run.chunk(1, None, done)
         done += engine.chunk
 
-        if stop == "confidence" and bool((decided > 0).all()):
-            break
-        whole = engine.chunk == 1 and engine.samples is None  # this step had the QANN's own shape
-        if whole and stop != "never" and engine.input_finished and bool((engine.settled | (decided > 0)).all()):
-            break  # proven
-
-    assert final is not None
+    assert run.final is not None
+    assert run.outputs is not None
     assert isinstance(engine.spike_counts, torch.Tensor)
-    if keep_steps:
-        per_step.append(final.expand(time_steps - done, *final.shape))
-    proven = engine.settled & (decided < 0)
+    run.fill(time_steps)
+    proven = engine.settled & (run.decided < 0)
     return Trajectory(
-        final=plain(outputs),
-        readout=final,
-        per_step=torch.cat(per_step).transpose(0, 1).contiguous() if keep_steps else None,
+        final=plain(run.outputs),
+        readout=run.final,
+        per_step=None if run.per_step is None else run.per_step.transpose(0, 1).contiguous(),
         equilibrium_step=torch.where(proven, engine.last_activity, -1),
-        decision_step=decided if stop == "confidence" else None,
+        decision_step=run.decided if stop == "confidence" else None,
         spike_counts=engine.spike_counts,
         neuron_counts=torch.stack([engine.neurons(tracer) for tracer in engine.tracers.values()], dim=1),
         levels=engine.tracers,
     )
+
+
+class Run:
+    """A simulation on its way. Arguments are those of `simulate`.
+
+    Attributes:
+        outputs: of the last pass.
+        final: (B, ...) the readout of each sample so far.
+        per_step: (T, B, ...) after each step; None if not kept.
+        until: (B,) int64, steps that `per_step` holds of each sample.
+        decided: (B,) int64, as `Trajectory.decision_step`.
+        over: whether nothing is left to do: every sample is proven to be at equilibrium, or decided.
+    """
+
+    def __init__(
+        self, network, readout, engine: SpikingEngine, time_steps, chunk_steps, stop, keep_steps, confidence_threshold
+    ):
+        self.network, self.readout, self.engine = network, readout, engine
+        self.time_steps, self.chunk_steps, self.stop = time_steps, chunk_steps, stop
+        self.keep_steps, self.confidence_threshold = keep_steps, confidence_threshold
+        self.outputs: ModelOutput | None = None
+        self.final: torch.Tensor | None = None
+        self.per_step: torch.Tensor | None = None
+        self.until = torch.zeros(engine.batch_size, dtype=torch.int64, device=engine.device)
+        self.decided = torch.full((engine.batch_size,), -1, dtype=torch.int64, device=engine.device)
+        self.over = False
+
+    def go(self, group: torch.Tensor) -> int:
+        """Take samples, (L,) in order, on until nothing moves any more, or up to the last step but one.
+
+        Returns:
+            The steps that were done.
+        """
+        done = 0
+        while done < self.time_steps - 1 and not self.over:
+            left = self.moving(group, done)
+            if not len(left):
+                break
+            steps = min(self.chunk_steps, self.time_steps - 1 - done)
+            self.chunk(steps, None if len(left) == self.engine.batch_size else left, done)
+            done += self.engine.chunk
+        return done
+
+    def moving(self, group: torch.Tensor, done: int) -> torch.Tensor:
+        """Those of a group that have to be simulated further."""
+        if self.stop == "never" or not done:
+            return group
+        at_rest = self.engine.settled if done >= self.engine.input_steps else torch.zeros_like(self.engine.settled)
+        return group[~(at_rest | (self.decided > 0)).cpu()[group]]
+
+    def chunk(self, steps: int, samples: torch.Tensor | None, done: int) -> None:
+        """One pass: `steps` steps of these samples, None for all, behind `done` steps."""
+        engine = self.engine
+        engine.advance(steps, samples, done)
+        if samples is None:
+            self.fill(done)
+        self.outputs = self.network(engine)
+
+        every_step = self.keep_steps or self.stop == "confidence"
+        readouts = engine.accumulated(self.outputs[self.readout], self.final, every_step)  # (chunk, L, ...)
+        if self.final is None:
+            self.final = readouts.new_zeros(engine.batch_size, *readouts.shape[2:])
+        counted = None
+        kept = readouts[-1]
+        if self.stop == "confidence":
+            counted = decide(engine, readouts, self.decided, self.confidence_threshold)
+            last = (counted - 1).clamp_min(0).to(readouts.device)
+            kept = readouts[last, torch.arange(readouts.shape[1], device=readouts.device)]
+            kept = torch.where(counted[:, None] > 0, kept, engine.chosen(self.final))
+        engine.conclude(counted)
+        whose = None if engine.samples is None else engine.samples.to(kept.device)
+        self.final = kept if whose is None else self.final.index_copy(0, whose, kept)
+        if self.keep_steps:
+            self.keep(readouts, kept, counted, done)
+
+        whole = engine.chunk == 1 and engine.samples is None  # this step had the QANN's own shape
+        at_rest = engine.settled if whole and engine.input_finished else torch.zeros_like(engine.settled)
+        self.over = self.stop != "never" and bool((at_rest | (self.decided > 0)).all())
+
+    def keep(self, readouts, kept, counted, done: int) -> None:
+        """Note the readouts (chunk, L, ...) of the running chunk's samples: those that are done keep theirs."""
+        engine = self.engine
+        if counted is not None:
+            running = torch.arange(len(readouts), device=readouts.device)[:, None] < counted
+            readouts = torch.where(running[..., None], readouts, kept)
+        if self.per_step is None:
+            self.per_step = readouts.new_zeros(self.time_steps, engine.batch_size, *readouts.shape[2:])
+        whose = torch.arange(engine.batch_size) if engine.samples is None else engine.samples
+        self.per_step[done : done + engine.chunk, whose.to(readouts.device)] = readouts
+        self.until[whose.to(self.until.device)] = done + engine.chunk
+
+    def fill(self, done: int) -> None:
+        """Samples that were left out keep their readout, up to so many steps."""
+        if self.per_step is None or self.final is None:
+            return
+        steps = torch.arange(self.time_steps, device=self.per_step.device)[:, None]
+        left_out = (steps >= self.until) & (steps < done)
+        self.per_step[left_out] = self.final.expand_as(self.per_step)[left_out]
 
 
 def decide(
@@ -203,15 +277,3 @@ def decide(
     now = torch.where((before < 0) & clear.any(0), engine.step + first, before)
     decided[slice(None) if engine.samples is None else engine.samples.to(decided.device)] = now
     return counted
-
-
-def trace(engine: SpikingEngine, steps, before, kept, counted) -> torch.Tensor:
-    """The readout (chunk, B, ...) of all samples after each step: those left out or done keep theirs."""
-    if counted is not None:
-        running = torch.arange(len(steps), device=steps.device)[:, None] < counted
-        steps = torch.where(running[..., None], steps, kept)
-    if engine.samples is None:
-        return steps
-    whole = before.expand(len(steps), *before.shape).clone()
-    whole[:, engine.samples.to(whole.device)] = steps
-    return whole
