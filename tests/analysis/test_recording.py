@@ -9,6 +9,7 @@ from spikezip_hf.analysis.closeup import attention_nodes, close_up
 from spikezip_hf.analysis.confidence import Courses
 from spikezip_hf.analysis.costs import simulation_costs
 from spikezip_hf.analysis.recording import record
+from spikezip_hf.models import simulation
 from spikezip_hf.models.configuration_quantization import pair
 from tests.conftest import make_batch, make_images, make_qann, make_text_qann, make_texts, spiking_twin
 
@@ -20,8 +21,8 @@ def qann_of(network: str, **fields):
     return make_qann(**fields) if network == "vit" else make_text_qann(network, **fields)
 
 
-def twins(network: str, dtype=torch.float32, **fields):
-    qann = qann_of(network, dtype=dtype)
+def twins(network: str, dtype=torch.float32, weight_bits=None, **fields):
+    qann = qann_of(network, dtype=dtype, weight_bits=weight_bits)
     return qann, spiking_twin(qann, time_steps=200, **fields)
 
 
@@ -56,6 +57,21 @@ def test_recorded_is_what_the_model_returns(network, chunk_steps):
     last = torch.where(recording.spikes.any(-1), torch.arange(1, steps + 1), 0).amax(1)
     assert torch.equal(last, recording.equilibrium_step)
     assert recording.labels is None
+
+
+def test_a_batch_that_goes_in_groups(monkeypatch):
+    """Of two, two and two samples, one group after another."""
+    _, snn = twins("vit", weight_bits=8)
+    batch = make_batch(snn)
+    whole = record(snn, [batch])
+    row_bytes = snn.row_bytes(batch["pixel_values"])
+    monkeypatch.setitem(simulation.CHUNK_BYTES, "cpu", 2 * row_bytes * simulation.SHORTEST_CHUNK)
+    passes = []
+    snn.vit.register_forward_pre_hook(lambda *given: passes.append(given[2]["engine"].num_samples), with_kwargs=True)
+    parts = record(snn, [batch])
+    assert max(passes[:-1]) == 2
+    for field in ("spikes", "logits_per_step", "equilibrium_step", "final_levels", "exact"):
+        assert torch.equal(getattr(parts, field), getattr(whole, field)), field
 
 
 @each_network
