@@ -143,11 +143,9 @@ class Watch:
 
     def spikes(self, steps: int) -> torch.Tensor:
         """(B, steps, nodes) int32; none in steps that were not run, or no longer had to be."""
-        found = torch.zeros(0)
-        for done, nodes in self.passes:
-            spikes = torch.stack(list(nodes.values()), -1).cpu()
-            if not len(found):
-                found = spikes.new_zeros(max(steps, self.steps), *spikes.shape[1:])
+        passes = [(done, torch.stack(list(nodes.values()), -1).cpu()) for done, nodes in self.passes]
+        found = passes[0][1].new_zeros(max(steps, self.steps), *passes[0][1].shape[1:])
+        for done, spikes in passes:
             found[done : done + len(spikes)] += spikes  # of other samples than before, or in other steps
         return found[:steps].transpose(0, 1).contiguous()
 

@@ -245,7 +245,7 @@ class Run:
             readouts = torch.where(running[..., None], readouts, kept)
         if self.per_step is None:
             self.per_step = readouts.new_zeros(self.time_steps, engine.batch_size, *readouts.shape[2:])
-        whose = torch.arange(engine.batch_size) if engine.samples is None else engine.samples
+        whose = torch.arange(engine.batch_size, device="cpu") if engine.samples is None else engine.samples
         self.per_step[done : done + engine.chunk, whose.to(readouts.device)] = readouts
         self.until[whose.to(self.until.device)] = done + engine.chunk
 
