@@ -34,8 +34,8 @@ class ChannelEngine(FloatEngine):
     def __init__(self) -> None:
         self.channels: dict[str, torch.Tensor] = {}
 
-    def emit(self, node, current):
-        x = super().emit(node, current)
+    def fire(self, node, current):
+        x = super().fire(node, current)
         largest = x.detach().abs().flatten(0, -2).amax(0)
         if not node.name.endswith("probs_node"):
             self.channels[node.name] = torch.maximum(self.channels.get(node.name, largest), largest)

@@ -1,6 +1,7 @@
 """The engine that skips what does not change, against the naive one that skips nothing: spike for spike."""
 
 from contextlib import nullcontext
+from unittest import mock
 
 import pytest
 import torch
@@ -221,12 +222,17 @@ def test_neither_do_groups(architecture, samples, stop, in_groups):
 
 @pytest.mark.parametrize("steps", [None, 5])
 def test_groups_with_schedule_and_input_per_step(steps, in_groups):
+    """Gates open after the first chunk of each group; groups end at different steps."""
     snn = make_snn(weight_bits=8, firing_schedule="layerwise", firing_window=5)
     batch = make_inputs(snn, steps=steps)
-    naive = run_naively(snn, batch, 40)
+    naive = run_naively(snn, batch, 90)
+    assert len(set(naive.equilibrium_step.tolist())) > 1
+    assert bool((naive.equilibrium_step > 10).all())
     in_groups(1)
-    for stop in ("never", "equilibrium"):
-        assert_same(simulated(snn, batch, 40, stop=stop), naive, TOLERANCE[torch.float32] if steps else 0.0)
+    with mock.patch.object(simulation.Run, "go", autospec=True, side_effect=simulation.Run.go) as go:
+        for stop in ("never", "equilibrium"):
+            assert_same(simulated(snn, batch, 90, stop=stop), naive, TOLERANCE[torch.float32] if steps else 0.0)
+    assert go.call_count == 2 * 4
 
 
 def test_groups_of_samples_that_are_done_when_they_are_clear(in_groups):
@@ -247,13 +253,15 @@ def test_groups_are_for_a_cpu_and_of_about_one_size():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     rows = simulation.CHUNK_BYTES["cpu"] // 1000
     assert rows // simulation.SHORTEST_CHUNK == 1048
-    assert simulation.default_chunk(1, 1000, cpu) == (1, rows)
-    assert simulation.default_chunk(1048, 1000, cpu) == (1048, 16)
-    assert simulation.default_chunk(1049, 1000, cpu) == (525, rows // 525)
-    assert simulation.default_chunk(8, 2**21, cpu) == (1, 8)
-    assert simulation.default_chunk(8, 2**25, cpu) == (1, 1)
-    assert simulation.default_chunk(1049, 1000, gpu) == (1049, 2**28 // 1000 // 1049)
-    assert simulation.default_chunk(8, 2**28, gpu) == (8, 1)
+    assert simulation.default_chunk(1, 32, 1000, cpu) == (1, rows)
+    assert simulation.default_chunk(1048, 32, 1000, cpu) == (1048, 16)
+    assert simulation.default_chunk(1049, 32, 1000, cpu) == (525, rows // 525)
+    assert simulation.default_chunk(1049, 16, 1000, cpu) == (1049, 15)  # all that there are
+    assert simulation.default_chunk(1049, 1, 1000, cpu) == (1049, 15)
+    assert simulation.default_chunk(8, 32, 2**21, cpu) == (1, 8)
+    assert simulation.default_chunk(8, 32, 2**24, cpu) == (8, 1)  # one row is all that fits
+    assert simulation.default_chunk(1049, 32, 1000, gpu) == (1049, 2**28 // 1000 // 1049)
+    assert simulation.default_chunk(8, 32, 2**28, gpu) == (8, 1)
 
 
 @pytest.mark.parametrize("stop", ["never", "equilibrium"])
@@ -367,15 +375,16 @@ def test_memory_of_a_pass_does_not_grow_with_the_number_of_steps(weight_bits):
     assert mode.largest > largest[129]  # it is the chunk that counts, and this would have seen it
 
 
-@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@pytest.mark.parametrize(("granularity", "levels"), [("per_tensor", 16), ("per_channel", 16), ("per_tensor", 256)])
 @pytest.mark.parametrize("which", ["as built", "references"])
-def test_bytes_of_the_largest_tensor_of_a_long_text(which, granularity, monkeypatch):
+def test_bytes_of_the_largest_tensor_of_a_long_text(which, granularity, levels, monkeypatch):
     """Scores of attention: as levels, one byte each, where a kernel makes neurons of them, else as numbers."""
     monkeypatch.setitem(TINY, "max_position_embeddings", 64)
-    snn = make_snn("bert", granularity=granularity)
+    snn = make_snn("bert", granularity=granularity, levels=levels)
     batch = make_texts(snn.config, [60, 9, 60, 40])
     with by_references() if which == "references" else nullcontext():
-        fused = kernels.products_with_neurons(batch["input_ids"]) and granularity == "per_tensor"
+        one_byte = granularity == "per_tensor" and levels <= 128
+        fused = kernels.products_with_neurons(batch["input_ids"]) and one_byte
         bytes_ = snn.row_bytes(batch["input_ids"])
         assert bytes_ == 60 * 60 * 2 * (1 if fused else 4)
         with TensorSizes() as mode:

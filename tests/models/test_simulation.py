@@ -1,5 +1,6 @@
 """The loop through time when kernels round differently for another number of rows, made to happen on purpose."""
 
+import pytest
 import torch
 from transformers.modeling_outputs import ImageClassifierOutput
 
@@ -8,7 +9,8 @@ from spikezip_hf.models.quantization import LSQQuantizer
 from spikezip_hf.models.simulation import simulate
 
 
-def test_a_tie_that_shapes_round_differently_keeps_the_rest_of_the_run_in_the_shape_of_the_quantized_network():
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_tie_that_shapes_round_differently_keeps_the_rest_of_the_run_in_the_shape_of_the_quantized_network(groups):
     node = LSQQuantizer(8, True, 1)
     node.set_scale(torch.ones(1))
     chunks = []
@@ -16,18 +18,20 @@ def test_a_tie_that_shapes_round_differently_keeps_the_rest_of_the_run_in_the_sh
     def network(engine):
         chunks.append(engine.chunk)
         # Level 3 as rows of a chunk, level 0 alone: three steps to walk down after the first proof has failed.
-        current = torch.full((1, 1), 3.0 if engine.chunk > 1 else 0.0)
+        current = torch.full((engine.num_samples, 1), 3.0 if engine.chunk > 1 else 0.0)
         return ImageClassifierOutput(logits=engine.fire(node, current))
 
     run = simulate(
         network,
         "logits",
-        CumulativeEngine(1, torch.device("cpu")),
+        CumulativeEngine(groups, torch.device("cpu")),
         time_steps=20,
         chunk_steps=4,
         stop="equilibrium",
-        keep_steps=False,
+        keep_steps=True,
+        group_size=1,
     )
-    assert chunks == [4, 1, 1, 1]
-    assert run.readout.item() == 0.0
-    assert run.equilibrium_step.item() == 7
+    assert chunks == [4] * groups + [1, 1, 1]
+    assert run.readout.tolist() == [[0.0]] * groups
+    assert run.per_step[..., 0].tolist() == [[1.0, 2.0, 3.0, 3.0, 2.0, 1.0] + [0.0] * 14] * groups
+    assert run.equilibrium_step.tolist() == [7] * groups

@@ -65,13 +65,15 @@ def gives_reference(kernels: Library) -> bool:
             found = (levels, changed, counts, at_target)
             if undefined or not all(map(torch.equal, found, (torch.stack(expected), moves, spikes, settled))):
                 return False
-    # More than one block of elements, and steps at which nothing new comes.
-    current = torch.randn(2, 300, features, generator=generator)
-    index, tracer = torch.tensor([[0], [0], [1], [1]]), torch.zeros(1, 300, features, dtype=torch.int8)
-    rows, _, row_of, *_ = kernels.fire(current, None, None, threshold, bounds, index, tracer.clone(), None, 15, 0)
+    # More than one block of elements in each of two heads, padding, and steps at which nothing new comes.
+    current = torch.randn(2, 2, 300, features, generator=generator)
+    index, tracer = torch.tensor([[0], [0], [1], [1]]), torch.zeros(1, 2, 300, features, dtype=torch.int8)
     targets = torch.floor(current / threshold + 0.5).clamp(*bounds).to(torch.int8)
-    if row_of[:, 0].tolist() != [0, 0, 1, 1] or not torch.equal(rows, targets):
-        return False
+    for mask in (None, padding_at_the_ends(300)):
+        rows, _, row_of, *_ = kernels.fire(current, None, None, threshold, bounds, index, tracer.clone(), mask, 15, 0)
+        silenced = targets if mask is None else targets * mask[..., None]
+        if row_of[:, 0].tolist() != [0, 0, 1, 1] or not torch.equal(rows, silenced):
+            return False
     values[0, 0] = torch.nan
     index, tracer = torch.zeros(1, 1), torch.zeros(1, 1, features, dtype=torch.int8)
     return kernels.fire(values[:1], None, None, threshold, bounds, index, tracer, None, 1, 0)[-1]

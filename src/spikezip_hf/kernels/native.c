@@ -32,7 +32,7 @@ typedef struct {
     Weight weight;           // of LEVELS
     const int8_t *right;     // of SCORES: (rows, heads, k, features);
     const int64_t *strides;  // of `current`, three, whose last is 1, and of `right`, four;
-    int64_t heads, k;
+    int64_t k;
     const int32_t *table;  // of exponentials, see softmax.h,
     int64_t entries;       // so many;
     const uint8_t *keys;   // (rows, features) which scores count, or NULL for all
@@ -242,7 +242,7 @@ int64_t spikezip_fire(const Neurons *a) {
         unprepared = find_events(&given, part, share_of_events(a->weight.numbers != NULL), &events);
         if (!unprepared && events.whole && !tiles_allowed)
             unprepared = !(shifted = whole_rows_shifted(&given, &events));
-        if (a->weight.numbers || events.any) grain = blocks_of_a_thread(panels, a->samples * blocks);
+        if (a->weight.numbers || events.any) grain = blocks_of_a_thread(panels, a->samples * heads * blocks);
     }
 #endif
 

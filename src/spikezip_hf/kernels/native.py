@@ -164,7 +164,6 @@ class Neurons(ctypes.Structure):
         ("weight", Weight),
         ("right", ctypes.c_void_p),
         ("strides", ctypes.c_void_p),
-        ("heads", int64),
         ("k", int64),
         ("table", ctypes.c_void_p),
         ("entries", int64),
@@ -373,7 +372,7 @@ class Library:
         elif isinstance(current, Probabilities):
             given, right = with_rows_in_place(current.product.left), current.product.right
             strides = torch.tensor([*given.stride()[:3], *right.stride()], device=CPU)
-            neurons = Neurons(kind=SCORES, k=given.shape[-1], heads=given.shape[1], entries=len(current.table))
+            neurons = Neurons(kind=SCORES, k=given.shape[-1], entries=len(current.table))
             neurons.right, neurons.strides, neurons.table = (x.data_ptr() for x in (right, strides, current.table))
             keys = None if current.keys is None else current.keys.contiguous()
             neurons.keys = None if keys is None else keys.data_ptr()

@@ -447,14 +447,13 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
     def row_bytes(self, inputs: torch.Tensor) -> int:
         """Bytes of the largest tensor that a pass makes for one step of one sample of `inputs`."""
         # Sums of exact products are never in memory where kernels hand them to neurons block by block; levels are.
-        integers = self.config.weight_bits is not None and self.config.scale_granularity == "per_tensor"
+        config, fused = self.config, products_with_neurons(inputs) and self.config.quantization_levels <= 128
         # Of a map, and not of a parameter: replicas of a model have none.
-        dtype = next(module.weight.dtype for module in self.modules() if isinstance(module, LinearMap))
-        exact = products_with_neurons(inputs) if integers else in_fixed_point(inputs) and dtype == torch.float32
-        of_sum = 1 if exact else 4
-        # The same of attention, whose softmax is one of integers then.
-        one_scale = self.integer_scores and self.config.scale_granularity != "per_channel" and dtype == torch.float32
-        of_score = 1 if one_scale and products_with_neurons(inputs) else 4
+        single = next(m.weight.dtype for m in self.modules() if isinstance(m, LinearMap)) == torch.float32
+        integers = config.weight_bits is not None and config.scale_granularity == "per_tensor"
+        of_sum = 1 if fused and (integers or (single and in_fixed_point(inputs))) else 4
+        # Nor are scores, where their softmax is one of whole numbers.
+        of_score = 1 if fused and single and self.integer_scores and config.scale_granularity != "per_channel" else 4
         return max(
             positions * max(of_sum * hidden_width, 4 * width, of_score * heads * keys)
             for positions, keys, width, hidden_width, heads in self.layer_sizes(inputs)
@@ -525,7 +524,7 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         )
         group_size = None  # all samples
         if chunk_steps is None:
-            group_size, chunk_steps = default_chunk(inputs.shape[0], self.row_bytes(inputs), inputs.device)
+            group_size, chunk_steps = default_chunk(inputs.shape[0], time_steps, self.row_bytes(inputs), inputs.device)
         with parameters_remembered():
             run = simulate(
                 lambda engine: network(engine, *flags),

@@ -23,17 +23,21 @@ CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
 SHORTEST_CHUNK = 16
 
 
-def default_chunk(batch_size: int, row_bytes: int, device: torch.device) -> tuple[int, int]:
+def default_chunk(batch_size: int, time_steps: int, row_bytes: int, device: torch.device) -> tuple[int, int]:
     """Samples and steps to put into one pass so that no tensor of it is larger than CHUNK_BYTES, if one row is not.
 
     On a CPU a batch goes in groups of about one size where chunks would else be shorter than SHORTEST_CHUNK; on a
     GPU, which is good at large products, as a whole.
 
     Args:
+        time_steps: T; the last step is a pass by itself.
         row_bytes: bytes of the largest tensor for one step of one sample.
     """
     rows = max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // row_bytes)
-    groups = 1 if device.type != "cpu" else math.ceil(batch_size / max(1, rows // SHORTEST_CHUNK))
+    wanted = min(SHORTEST_CHUNK, max(1, time_steps - 1))
+    if device.type != "cpu" or rows == 1 or wanted == 1:  # groups would not make chunks longer
+        return batch_size, max(1, rows // batch_size)
+    groups = math.ceil(batch_size / max(1, rows // wanted))
     samples = math.ceil(batch_size / groups)
     return samples, max(1, rows // samples)
 
@@ -254,7 +258,7 @@ class Run:
         if self.per_step is None or self.final is None:
             return
         steps = torch.arange(self.time_steps, device=self.per_step.device)[:, None]
-        left_out = (steps >= self.until) & (steps < done)
+        left_out = (steps >= self.until.to(steps.device)) & (steps < done)
         self.per_step[left_out] = self.final.expand_as(self.per_step)[left_out]
 
 
