@@ -112,6 +112,22 @@ class TestPadding:
         assert torch.equal(event.fire(node, current), expected.float())
         assert torch.equal(chunk.firing["node"][0], event.firing["node"][0][:, samples])
 
+    @pytest.mark.parametrize("shape", [(3, 5), (4, 3, 3)])
+    @pytest.mark.parametrize("gradients", [False, True])
+    def test_has_no_level_in_the_quantized_network(self, shape, gradients):
+        """Nor does NaN at it, of which there is no level, matter."""
+        node, engine = make_node().eval(), QuantEngine()
+        mask = TOKENS.reshape(2, *(1,) * (len(shape) - 2), 3, 1)
+        current = (torch.rand(2, *shape) * 0.8 + 0.6).masked_fill(~mask, torch.nan).requires_grad_(gradients)
+        engine.attend(TOKENS)
+        with torch.set_grad_enabled(gradients):
+            rows = engine.fire(node, current)
+        assert torch.equal(rows.integers, mask.expand_as(current).to(torch.int8))
+        assert torch.equal(rows.values, rows.integers.float())
+        if gradients:
+            rows.values.sum().backward()
+            assert torch.equal(current.grad, mask.expand_as(current).float())
+
     def test_a_head_has_none(self):
         engine, current = QuantEngine(), torch.rand(2, 3)
         engine.attend(TOKENS)
@@ -159,6 +175,17 @@ class TestState:
         assert (engine.step, engine.chunk, engine.num_samples) == (4, 2, 3)
         assert engine.input_finished
         assert engine.chosen(torch.arange(3)).tolist() == [0, 1, 2]
+
+    def test_steps_of_samples_that_go_their_own_way(self):
+        engine = CumulativeEngine(3, torch.device("cpu"), input_steps=6)
+        engine.advance(4, torch.tensor([0, 2]))
+        engine.advance(5, torch.tensor([1]), 0)
+        assert (engine.step, engine.chunk, engine.num_samples, engine.input_finished) == (0, 5, 1, False)
+        engine.advance(1, None, 9)
+        assert (engine.step, engine.chunk, engine.num_samples, engine.input_finished) == (9, 1, 3, True)
+        event = EventEngine(3, torch.device("cpu"))
+        event.advance(4, torch.tensor([0]), 7)  # one step of all
+        assert (event.step, event.chunk, event.samples) == (7, 1, None)
 
     def test_an_input_that_is_static_has_arrived_at_once(self):
         engine = SpikingEngine(2, torch.device("cpu"))

@@ -344,6 +344,9 @@ class TestLevelsOf:
         node = make_node(16, signed, scale=0.25).to(dtype)
         levels = levels_of(node.to("meta"), torch.zeros(5, 3, dtype=dtype, device="meta"))
         assert (levels.device.type, levels.dtype, levels.shape) == ("meta", dtype, (5, 3))
+        tokens = torch.ones(5, 2, dtype=torch.bool, device="meta")
+        levels = levels_of(node, torch.zeros(5, 2, 3, dtype=dtype, device="meta"), tokens)
+        assert (levels.device.type, levels.dtype, levels.shape) == ("meta", dtype, (5, 2, 3))
 
 
 def in_a_chunk(node, current):

@@ -22,7 +22,7 @@ batch to the next and there is nothing to reset.
 import torch
 from torch import nn
 
-from .neurons import fire, levels_of, padding_of, pending_spikes, undefined_current
+from .neurons import fire, levels_of, pending_spikes, silenced, undefined_current
 from .operators import SESA, SPIKE_FORMS, MatMul, MeanPool, Softmax, SpikeOperator
 from .quantization import LSQQuantizer
 from .rows import Rows, Timeline, in_inference, unwrap
@@ -51,8 +51,7 @@ class QuantEngine:
 
     def silence_padding(self, current):
         """`current` with nothing at positions of padding."""
-        tokens = self.tokens_of(current)
-        return current if tokens is None else current.masked_fill(padding_of(tokens, current.dim()), 0.0)
+        return silenced(current, self.tokens_of(current))
 
     def tokens_of(self, current: torch.Tensor | Rows) -> torch.Tensor | None:
         """(rows, N) where a current has tokens, on its device; None if everywhere, or if it has no positions."""

@@ -105,8 +105,7 @@ def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows, tokens: torch.Te
     """
     rows = current if isinstance(current, Rows) else Rows(current)
     if rows.device.type != "cpu":
-        levels = node.quantize(rows.values)
-        return levels if tokens is None else levels.masked_fill(padding_of(tokens, levels.dim()), 0)
+        return node.quantize(silenced(rows.values, tokens))
     # One step of neurons that may fire as often as it takes.
     one_step = rows.retimed(Timeline.constant(1, rows.shape[0]))
     rest = torch.zeros(rows.shape, dtype=node.level_dtype, device=rows.device)
@@ -122,6 +121,11 @@ def undefined_current(name: str) -> FloatingPointError:
         f"The input of {name} is not a number. Look for NaN or infinity among the weights, or for an overflow if the "
         "model is in float16."
     )
+
+
+def silenced(current, tokens: torch.Tensor | None):
+    """A current (rows, ..., N, features), but none at padding; tokens (rows, N), None where there is no padding."""
+    return current if tokens is None else current.masked_fill(padding_of(tokens, current.dim()), 0.0)
 
 
 def padding_of(tokens: torch.Tensor, dimensions: int) -> torch.Tensor:
