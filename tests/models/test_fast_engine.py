@@ -86,6 +86,12 @@ def assert_same(run, naive, readout_tolerance=0.0):
 FIXED = kernels.in_fixed_point(torch.zeros(1))
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 0.0 if FIXED else 1e-5}
 
+
+def tolerance(architecture, dtype):
+    """As above; Swin's head reads a mean over positions, whose sums of levels are no bytes: never in fixed point."""
+    return 1e-5 if architecture == "swin" and dtype == torch.float32 else TOLERANCE[dtype]
+
+
 NETWORKS = [(architecture, "ForImageClassification") for architecture in ("vit", "swin")] + [
     (architecture, task)
     for architecture in ARCHITECTURES
@@ -104,7 +110,9 @@ def test_every_network_fires_as_the_naive_engine_does(architecture, task, dtype,
     for time_steps in (1, 5, 80):
         # With integer weights and one scale a node nothing depends on the number of rows: equal to the bit.
         assert_same(
-            simulated(snn, batch, time_steps), naive.until(time_steps), 0.0 if weight_bits else TOLERANCE[dtype]
+            simulated(snn, batch, time_steps),
+            naive.until(time_steps),
+            0.0 if weight_bits else tolerance(architecture, dtype),
         )
 
 
@@ -124,7 +132,7 @@ def test_every_number_of_levels(architecture, levels, weight_bits):
 def test_every_granularity(architecture, granularity, weight_bits, dtype):
     snn = make_snn(architecture, granularity=granularity, weight_bits=weight_bits, dtype=dtype)
     batch = make_inputs(snn)
-    assert_same(simulated(snn, batch, 30), run_naively(snn, batch, 30), TOLERANCE[dtype])
+    assert_same(simulated(snn, batch, 30), run_naively(snn, batch, 30), tolerance(architecture, dtype))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
