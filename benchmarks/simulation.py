@@ -190,7 +190,7 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
         kinds = {
             "products": "products of attention",
             "fire": "neurons, with the integer products and the softmax ahead of them",
-            "values": "levels to values",
+            "sum": "residual additions, levels to values",
         }
         places += [(native.Library, name, kind) for name, kind in kinds.items()]
     kept = [(owner, name, getattr(owner, name)) for owner, name, _ in places]
@@ -214,7 +214,7 @@ def profile(run: Callable[[], object]) -> dict[str, float]:
     finally:
         for owner, name, function in kept:
             setattr(owner, name, function)
-    spent["residual additions, bookkeeping, Python"] = whole - sum(spent.values())
+    spent["bookkeeping, Python"] = whole - sum(spent.values())
     return {kind: round(value, 4) for kind, value in sorted(spent.items(), key=lambda item: -item[1])}
 
 

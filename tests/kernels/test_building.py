@@ -68,6 +68,12 @@ class TestBuilding:
         assert still_right()
         assert not list(unbuilt.iterdir())
 
+    @needs_compiler
+    def test_memory_is_kept_for_them(self, unbuilt, monkeypatch):
+        monkeypatch.setattr(native, "keep_memory", mock.Mock())
+        assert native.library() is not None
+        native.keep_memory.assert_called_once()
+
     def test_another_choice_is_refused(self, unbuilt, monkeypatch):
         monkeypatch.setenv("SPIKEZIP_KERNELS", "fast")
         for _ in range(2):  # each time, not only the first
@@ -121,7 +127,11 @@ class TestBuilding:
             ("no AVX-512", "neurons.h", "q.threshold[c + i] + 0.5f)", "q.threshold[c + i] + 0.4f)"),
             ("AVX-512", "neurons.h", "s = _mm512_add_epi8(s, step)", "s = _mm512_sub_epi8(s, step)"),
             ("no AVX-512", "neurons.h", "s = (int8_t)(s + step)", "s = (int8_t)(s - step)"),
-            (None, "arrays.h", "out[c] = (float)in[c] * scale[c] + bias[c]", "out[c] = (float)in[c] - bias[c]"),
+            (None, "arrays.h", "x = x * scale[c]", "x = x + scale[c]"),
+            (None, "arrays.h", "terms[t].index ? terms[t].index[i / vectors] :", "0 ? i :"),
+            (None, "arrays.h", "add ? out[c] + x : x", "x"),
+            ("products", "events.h", "_mm512_unpackhi_epi8(one, other)", "_mm512_unpacklo_epi8(one, other)"),
+            ("products", "events.h", "for (; i + 1 < to; i += 2)", "for (; i + 2 < to; i += 2)"),
             ("tiles", "products.h", "left + 16 * stride + i", "left + 15 * stride + i"),
             ("vectors", "products.h", "bytes, _mm512_set1_epi8((char)128)", "bytes, _mm512_set1_epi8(64)"),
             ("vectors", "softmax.h", "_mm512_srli_epi64(part, 32)", "part"),

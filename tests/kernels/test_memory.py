@@ -72,6 +72,7 @@ def operations():
         ),
         "neurons of a softmax": (True, lambda library: neurons(library, probabilities(library))),
         "values": (False, lambda library: library.values(levels, scale, scale)),
+        "a sum": (False, lambda library: library.sum([(levels, scale, scale, None), (levels, scale, scale, None)])),
         "levels of a weight": (False, lambda library: library.weight_levels(floats[0, :, :40], scale[:40], 127)),
         "panels": (True, lambda library: panels(library).panels),
         "linear": (True, lambda library: library.linear(panels(library).times(levels))),

@@ -318,6 +318,16 @@ class TestValues:
         values = kernels.values_of(integers, scale, bias, torch.float32)
         assert torch.equal(bits(values), bits(expected))  # of zeros, the sign as well
 
+    @pytest.mark.parametrize("shape", [(5,), (1, 5), (2, 3, 5), ()])
+    def test_of_any_shape(self, shape):
+        integers, scale = torch.randint(-128, 128, shape, dtype=torch.int8), torch.rand(1)
+        if shape:
+            assert torch.equal(kernels.values_of(integers, scale, scale, torch.float32), integers * scale + scale)
+        rows = Rows(integers=torch.full((2, 3), 7, dtype=torch.int8), scale=scale, peak=8, dtype=torch.float32)
+        assert torch.equal(rows[0].values, 7 * scale.expand(3))
+        assert torch.equal((rows[0] + rows[1]).values, 14 * scale.expand(3))
+        assert (torch.sum(rows) + torch.sum(rows)).values.shape == ()
+
     @pytest.mark.parametrize("layout", LAYOUTS)
     def test_of_any_layout(self, layout):
         integers = torch.randint(-128, 128, (4, 5, 6), dtype=torch.int8)
@@ -331,6 +341,82 @@ class TestValues:
             0,
             3,
         )
+
+
+@needs_kernels
+class TestSums:
+    """Of two terms, whichever rows of them are chosen."""
+
+    @settings(max_examples=120, deadline=None)
+    @given(
+        st.lists(st.sampled_from(["values", torch.int8, torch.int32]), min_size=2, max_size=2),
+        st.integers(1, 6),
+        st.sampled_from([(1,), (33,), (2, 7), (3, 2, 64)]),
+        st.lists(st.booleans(), min_size=6, max_size=6),
+        st.integers(0, 1000),
+    )
+    def test_are_those_of_the_reference(self, kinds, rows, shape, choices, seed):
+        generator = torch.Generator().manual_seed(seed)
+        terms, expected = [], []
+        for kind, (per_channel, with_bias, chosen) in zip(kinds, (choices[:3], choices[3:]), strict=True):
+            features = shape[-1] if per_channel else 1
+            scale = torch.rand(features, generator=generator)
+            bias = torch.randn(features, generator=generator) if with_bias else None
+            index, length = None, rows
+            if chosen:
+                length = int(torch.randint(1, 9, (), generator=generator))
+                index = torch.randint(0, length, (rows,), generator=generator)
+            if kind == "values":
+                numbers, scale, bias = torch.randn(length, *shape, generator=generator), None, None
+                values = sprinkled(numbers, [0.0, -0.0, float("inf")], generator)
+                numbers = values
+            else:
+                numbers = torch.randint(-128, 128, (length, *shape), generator=generator).to(kind)
+                with mock.patch.object(kernels, "native", None):
+                    values = kernels.values_of(numbers, scale, bias, torch.float32)
+            terms.append((numbers, scale, bias, index))
+            expected.append(values if index is None else values.index_select(0, index))
+        total = kernels.sum_of(terms)
+        assert total is not None
+        assert torch.equal(bits(total), bits(torch.add(*expected)))
+
+    @pytest.mark.parametrize(
+        "other",
+        [
+            (torch.ones(3, 4), None, None, None),  # another number of rows
+            (torch.ones(2, 1), None, None, None),  # would have to be spread out
+            (torch.ones(2, 4).double(), None, None, None),
+            (torch.ones(4, 2).t(), None, None, None),
+            (torch.ones(2, 4), None, None, torch.tensor([0, 2])),  # a row that is not there
+            (torch.ones(2, 4), None, None, torch.tensor([0, -1])),
+            (torch.ones(2, 4, dtype=torch.int16), torch.ones(1), None, None),
+            (torch.ones(2, 4, dtype=torch.int8), torch.ones(2), None, None),
+            (torch.ones(2, 4, dtype=torch.int8), torch.ones(1), torch.ones(4).double(), None),
+        ],
+    )
+    def test_what_the_kernel_does_not_take(self, other):
+        one = torch.ones(2, 4), None, None, None
+        assert kernels.sum_of([one, one]) is not None
+        assert kernels.sum_of([one, other]) is None
+        assert kernels.sum_of([other, one]) is None
+
+    @pytest.mark.parametrize("shape", [(), (4,)])
+    def test_rows_of_nothing(self, shape):
+        no_row = torch.ones(shape), None, None, None
+        assert kernels.sum_of([no_row, no_row]) is None
+
+    @pytest.mark.filterwarnings("ignore")  # tracing is on its way out
+    def test_not_where_a_graph_is_made(self):
+        one = torch.ones(2, 4), None, None, None
+        found = []
+        torch.jit.trace(
+            lambda x: (found.append(kernels.sum_of([one, one])), x + 1)[1], torch.ones(1), check_trace=False
+        )
+        assert found == [None]
+
+    def test_of_nothing(self):
+        nothing = torch.ones(0, 3), None, None, None
+        assert kernels.sum_of([nothing, nothing]).shape == (0, 3)
 
 
 def make_node(levels, signed, features, per_channel, generator):

@@ -2,12 +2,15 @@
 
 import copy
 import pickle
+from unittest import mock
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from transformers.modeling_outputs import BaseModelOutput
 
+from spikezip_hf.kernels import native
+from spikezip_hf.models import rows as rows_module
 from spikezip_hf.models.operators import MatMul
 from spikezip_hf.models.rows import Rows, Timeline, unwrap
 
@@ -96,11 +99,12 @@ class TestTimeline:
 
 class TestAlignment:
     @settings(max_examples=60, deadline=None)
-    @given(changes(count=2), st.booleans(), st.booleans())
-    def test_of_a_sum(self, changed, integers_left, integers_right):
+    @given(changes(count=2), st.booleans(), st.booleans(), st.booleans())
+    def test_of_a_sum(self, changed, integers_left, integers_right, with_gradients):
         left = random_rows(timeline_of(changed[0]), integers=integers_left)
         right = random_rows(timeline_of(changed[1]), integers=integers_right, scale=0.7)
-        both = left + right
+        with torch.set_grad_enabled(with_gradients):  # without, by a kernel if there is one
+            both = left + right
         assert both.timeline.num_rows == left.timeline.union(right.timeline).num_rows == both.shape[0]
         assert torch.equal(every_step(both), every_step(left) + every_step(right))
 
@@ -131,6 +135,43 @@ class TestAlignment:
             product = MatMul()(left, right)
         # One product of many matrices and another of more: rounding in the last digits.
         assert torch.allclose(every_step(product), every_step(left) @ every_step(right), atol=1e-5)
+
+    @torch.no_grad()
+    def test_of_a_sum_of_samples(self):
+        """As in the quantized network: there are no steps."""
+        left, right = (
+            Rows(integers=torch.randint(-8, 8, (2, 3), dtype=torch.int8), scale=torch.rand(1), dtype=torch.float32)
+            for _ in range(2)
+        )
+        expected = left.integers * left.scale + right.integers * right.scale
+        total = left + right
+        assert total.timeline is None
+        assert torch.equal(total.values, expected)
+        timed = right.retimed(timeline_of([[True, True]]))
+        assert torch.equal((left + timed).values, expected)
+        assert (left + timed).timeline is (timed + left).timeline is timed.timeline
+
+    @torch.no_grad()
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_of_a_sum_in_other_types(self, dtype):
+        """Values of the type that torch gives the sum of those."""
+        timeline = timeline_of([[True, True], [False, True]])
+        left, right = random_rows(timeline), Rows(torch.randn(3, 2, 3, dtype=dtype), timeline=timeline)
+        total = left + right
+        assert total.dtype == total.values.dtype == torch.promote_types(torch.float32, dtype)
+        assert torch.equal(total.values, left.values + right.values)
+        halves = Rows(integers=left.integers, scale=left.scale, peak=8, dtype=dtype, timeline=timeline)
+        assert torch.equal((halves + left).values, halves.values + left.values)
+        assert torch.equal((left + halves).values, halves.values + left.values)
+
+    @torch.no_grad()
+    def test_a_sum_does_not_ask_for_the_values_of_its_terms(self, monkeypatch):
+        left, right = random_rows(timeline_of([[True], [True]])), random_rows(timeline_of([[True], [False]]))
+        if native.library() is None:
+            pytest.skip("there are no kernels here")
+        expected = every_step(left.copied()) + every_step(right.copied())
+        monkeypatch.setattr(rows_module, "values_of", mock.Mock(side_effect=AssertionError("a pass over memory")))
+        assert torch.equal(every_step(left + right), expected)
 
     def test_a_tensor_without_steps_goes_with_every_row(self):
         rows = random_rows(timeline_of([[True, True], [False, True]]))

@@ -54,31 +54,58 @@ static void hand_out(const int32_t *product, const double *sums, const float *qu
 }
 #endif
 
-// Values integer * scale[c] + bias[c] of rows of int8 or int32; one scale or one for each feature, and so of biases.
-int spikezip_value(const void *integers, int is_int8, const float *given_scale, int64_t scales, const float *given_bias,
-                   int64_t biases, int64_t rows, int64_t features, float *values) {
-    float *scale = spread(given_scale, scales, features, features, 0.0f);
-    float *bias = biases ? spread(given_bias, biases, features, features, 0.0f) : NULL;
-    if (!scale || (biases && !bias)) return free(scale), free(bias), OUT_OF_MEMORY;
-#pragma omp parallel for schedule(static)
-    for (int64_t r = 0; r < rows; r++) {
-        float *out = values + r * features;
-        if (is_int8) {
-            const int8_t *in = (const int8_t *)integers + r * features;
-            if (bias)
-                for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c] + bias[c];
-            else
-                for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c];
-        } else {
-            const int32_t *in = (const int32_t *)integers + r * features;
-            if (bias)
-                for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c] + bias[c];
-            else
-                for (int64_t c = 0; c < features; c++) out[c] = (float)in[c] * scale[c];
-        }
+// A term of a sum: rows of floats, or of whole numbers, each integer * scale[c] + bias[c]. The mirror of `Term` in native.py.
+typedef struct {
+    const void *numbers;  // rows of (vectors, features)
+    int64_t kind;         // of this kind
+    const float *scale, *bias;
+    int64_t scales, biases;  // one number or one for each feature; none if 0
+    const int64_t *index;    // the row that stands for each row of the sum; NULL: as they are
+} Term;
+
+enum { OF_FLOAT32, OF_INT32, OF_INT8 };  // kinds of terms
+
+// Put values of `n` features of a term in their place, or add them to what is there.
+static inline __attribute__((always_inline)) void put_values(const void *restrict numbers, const int kind, int64_t n,
+                                                             const float *restrict scale, const float *restrict bias,
+                                                             const int add, float *restrict out) {
+    for (int64_t c = 0; c < n; c++) {
+        float x = kind == OF_INT8    ? (float)((const int8_t *)numbers)[c]
+                  : kind == OF_INT32 ? (float)((const int32_t *)numbers)[c]
+                                     : ((const float *)numbers)[c];
+        if (kind != OF_FLOAT32) x = x * scale[c];
+        if (bias) x = x + bias[c];
+        out[c] = add ? out[c] + x : x;
     }
-    free(scale), free(bias);
-    return DONE;
+}
+
+static void put_term(const Term *term, int64_t from, int64_t n, const float *scale, const float *bias, int add, float *out) {
+    const int8_t *numbers = (const int8_t *)term->numbers + from * (term->kind == OF_INT8 ? 1 : 4);
+    if (term->kind == OF_INT8)
+        add ? put_values(numbers, OF_INT8, n, scale, bias, 1, out) : put_values(numbers, OF_INT8, n, scale, bias, 0, out);
+    else if (term->kind == OF_INT32)
+        add ? put_values(numbers, OF_INT32, n, scale, bias, 1, out) : put_values(numbers, OF_INT32, n, scale, bias, 0, out);
+    else
+        add ? put_values(numbers, OF_FLOAT32, n, scale, bias, 1, out) : put_values(numbers, OF_FLOAT32, n, scale, bias, 0, out);
+}
+
+// The sum of one term or two, (rows, vectors, features).
+int spikezip_sum(const Term *terms, int64_t count, int64_t rows, int64_t vectors, int64_t features, float *sum) {
+    float *scale[2] = {NULL, NULL}, *bias[2] = {NULL, NULL};
+    int lacking = 0;
+    for (int64_t t = 0; t < count; t++) {
+        if (terms[t].scales) lacking |= !(scale[t] = spread(terms[t].scale, terms[t].scales, features, features, 0.0f));
+        if (terms[t].biases) lacking |= !(bias[t] = spread(terms[t].bias, terms[t].biases, features, features, 0.0f));
+    }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < rows * vectors; i++)
+        for (int64_t t = 0; t < count && !lacking; t++) {
+            int64_t row = terms[t].index ? terms[t].index[i / vectors] : i / vectors;
+            put_term(terms + t, (row * vectors + i % vectors) * features, features, scale[t], bias[t], t > 0,
+                     sum + i * features);
+        }
+    for (int t = 0; t < 2; t++) free(scale[t]), free(bias[t]);
+    return lacking ? OUT_OF_MEMORY : DONE;
 }
 
 // Levels of row `r` of a weight (n, k).
@@ -120,18 +147,21 @@ int spikezip_weight_panels(const float *weight, const float *scale, int64_t n, i
                            int32_t *correction) {
     int lacking = 0;
 #if HAVE_PRODUCTS
+    enum { COLUMNS = 16 };
+    int64_t wide = padded(k, 64);
 #pragma omp parallel reduction(| : lacking)
     {
-        int8_t *levels = malloc((size_t)k);
+        int8_t *levels = aligned_alloc(64, (size_t)(COLUMNS * wide));
         lacking = !levels;
 #pragma omp for schedule(dynamic)
         for (int64_t panel = 0; panel < padded(n, PANEL) / PANEL; panel++) {
             if (lacking) continue;
             int8_t *out = panels + panel * panel_bytes(k);
-            if (k % 64 || n - panel * PANEL < PANEL) memset(out, 0, (size_t)panel_bytes(k));
-            for (int64_t j = 0; j < least(n - panel * PANEL, PANEL); j++) {
-                levels_of_weight(weight, scale, panel * PANEL + j, k, max_level, levels);
-                pack_column(levels, k, j, out);
+            for (int64_t j = 0; j < PANEL; j += COLUMNS) {
+                if (wide > k || panel * PANEL + j + COLUMNS > n) memset(levels, 0, (size_t)(COLUMNS * wide));
+                for (int64_t row = panel * PANEL + j, c = 0; c < COLUMNS && row + c < n; c++)
+                    levels_of_weight(weight, scale, row + c, k, max_level, levels + c * wide);
+                pack_columns(levels, wide, j, out);
             }
             correct(out, k, correction + panel * PANEL);
         }

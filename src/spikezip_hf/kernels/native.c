@@ -144,10 +144,8 @@ static void run_block(const Neurons *a, const Quantizer *q, Scratch *own, int64_
     int64_t there = least(width, a->features - column);  // the rest of a panel is nobody's
     int64_t place = first * a->features + column, n = a->places * a->features;
     int8_t *tracer = a->tracer + sample * n + place;
-    for (int64_t r = 0; r < rows; r++) {
-        memcpy(own->state + r * width, tracer + r * a->features, (size_t)there);
-        memset(own->state + r * width + there, 0, (size_t)(width - there));
-    }
+    if (there < width) memset(own->state, 0, (size_t)(rows * width));
+    copy_rows(tracer, a->features, rows, there, own->state, width);
 #if HAVE_PRODUCTS
     if (a->kind == LEVELS) {
         hold(&a->weight, column / PANEL, &own->held);
@@ -174,12 +172,9 @@ static void run_block(const Neurons *a, const Quantizer *q, Scratch *own, int64_
             }
         }
         int8_t *out = a->levels + (t * a->samples + sample) * n + place;
-        if (width == a->features)
-            memcpy(out, own->state, (size_t)(rows * width));
-        else
-            for (int64_t r = 0; r < rows; r++) memcpy(out + r * a->features, own->state + r * width, (size_t)there);
+        copy_rows(own->state, width, rows, there, out, a->features);
     }
-    for (int64_t r = 0; r < rows; r++) memcpy(tracer + r * a->features, own->state + r * width, (size_t)there);
+    copy_rows(own->state, width, rows, there, tracer, a->features);
     if (pending) {
 #pragma omp atomic write
         a->at_target[sample] = 0;
@@ -242,7 +237,7 @@ int64_t spikezip_fire(const Neurons *a) {
         unprepared = find_events(&given, part, share_of_events(a->weight.numbers != NULL), &events);
         if (!unprepared && events.whole && !tiles_allowed)
             unprepared = !(shifted = whole_rows_shifted(&given, &events));
-        if (a->weight.numbers || events.any) grain = blocks_of_a_thread(panels, a->samples * heads * blocks);
+        if (a->weight.numbers) grain = blocks_of_a_thread(panels, a->samples * heads * blocks);
     }
 #endif
 
@@ -294,17 +289,24 @@ int64_t spikezip_fire(const Neurons *a) {
     if (lacking) return free(spans), NOT_FIRED;
 
     // Keep the rows that something changed in.
-    int64_t rows = 0, n = a->places * a->features;
-    for (int64_t t = 0; t < a->steps; t++)
-        for (int64_t b = 0; b < a->samples; b++) {
-            int64_t at = t * a->samples + b;
-            a->changed[at] = t == 0 || a->counts[at] > 0;
-            a->row_of[at] = a->changed[at] ? rows++ : a->row_of[at - a->samples];
-            if (a->changed[at] && a->row_of[at] != at) memcpy(a->levels + a->row_of[at] * n, a->levels + at * n, (size_t)n);
-        }
+    int64_t rows = 0, all = a->steps * a->samples, n = a->places * a->features;
+    for (int64_t at = 0; at < all; at++) {
+        a->changed[at] = at < a->samples || a->counts[at] > 0;
+        a->row_of[at] = a->changed[at] ? rows++ : a->row_of[at - a->samples];
+    }
+    if (rows < all) {
+        enum { PART = 4096 };  // of every row: rows move up one behind the other, parts of them side by side
 #pragma omp parallel for schedule(static)
-    for (int64_t at = 0; at < a->steps * a->samples; at++)
-        if (a->changed[at]) silence_padding(a, spans[at % a->samples], a->levels + a->row_of[at] * n);
+        for (int64_t i = 0; i < n; i += PART)
+            for (int64_t at = 0; at < all; at++)
+                if (a->changed[at] && a->row_of[at] != at)
+                    memcpy(a->levels + a->row_of[at] * n + i, a->levels + at * n + i, (size_t)least(n - i, PART));
+    }
+    if (a->tokens) {
+#pragma omp parallel for schedule(static)
+        for (int64_t at = 0; at < all; at++)
+            if (a->changed[at]) silence_padding(a, spans[at % a->samples], a->levels + a->row_of[at] * n);
+    }
     free(spans);
     return undefined ? -rows : rows;
 }

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from . import checks, wanted
 from .deferred import FixedPoint, LinearProduct, MatrixProduct, Panels, Probabilities, is_spread, version_of
+from .memory import keep_memory
 
 logger = logging.get_logger(__name__)
 
@@ -59,6 +60,7 @@ def library() -> "Library | None":
     if not exact:
         logger.warning("The CPU kernels, as this compiler built them, are not exact: the reference ones do the work.")
         return None
+    keep_memory()
     return built
 
 
@@ -128,6 +130,7 @@ def numbers(*values: int):
 
 
 FLOATS, INTEGERS, LEVELS, SCORES = range(4)  # as in native.c
+TERM_TYPES = torch.float32, torch.int32, torch.int8  # as in arrays.h
 OPERANDS = "panels", "correction", "numbers", "factors"  # as in weights.h
 NOT_FIRED = -(2**63)
 
@@ -153,6 +156,26 @@ class Weight(ctypes.Structure):
             weight.check()
         n, k = weight.shape
         return cls(n, k, *(address(getattr(weight, name, None)) for name in OPERANDS))
+
+
+class Term(ctypes.Structure):
+    """The struct of that name in arrays.h, where its fields are explained."""
+
+    _fields_ = [
+        ("numbers", ctypes.c_void_p),
+        ("kind", int64),
+        *((name, ctypes.c_void_p) for name in ("scale", "bias")),
+        *((name, int64) for name in ("scales", "biases")),
+        ("index", ctypes.c_void_p),
+    ]
+
+    @classmethod
+    def of(cls, numbers: torch.Tensor, scale, bias, index) -> "Term":
+        """What kernels are to add. It points to the tensors, and does not keep them."""
+        counts = (0 if x is None else x.numel() for x in (scale, bias))
+        return cls(
+            address(numbers), TERM_TYPES.index(numbers.dtype), address(scale), address(bias), *counts, address(index)
+        )
 
 
 class Neurons(ctypes.Structure):
@@ -186,7 +209,7 @@ class Library:
         self.functions = functions
         functions.spikezip_fire.restype = int64
         functions.spikezip_panel_bytes.restype = int64
-        for name in ("value", "weight_levels", "weight_panels", "linear", "products"):
+        for name in ("sum", "weight_levels", "weight_panels", "linear", "products"):
             getattr(functions, f"spikezip_{name}").errcheck = no_memory_lacks
         self.use_tiles(True)
         self.has_products = self.products_by != "nothing"
@@ -207,19 +230,34 @@ class Library:
 
     def values(self, integers: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """See `models.kernels.values_of`."""
-        features = integers.shape[-1]
-        values = torch.empty(integers.shape, dtype=torch.float32, device=CPU)
-        if values.numel():
-            self.functions.spikezip_value(
-                address(integers),
-                int(integers.dtype == torch.int8),
-                *numbers_of(scale),
-                *numbers_of(bias),
-                int64(integers.numel() // features),
-                int64(features),
-                address(values),
-            )
-        return values
+        return self.sum([(integers, scale, bias, None)])
+
+    def takes_sum(self, terms: list[tuple]) -> bool:
+        """Whether all is of the types that the kernel reads, and as many rows of one shape."""
+
+        def takes(numbers, scale, bias, index) -> bool:
+            if index is not None and (not len(index) or index.min() < 0 or index.max() >= len(numbers)):
+                return False
+            if scale is not None:
+                return self.takes_values(numbers, scale, bias, torch.float32)
+            return numbers.dtype == torch.float32 and numbers.is_contiguous()
+
+        if any(numbers.dim() < 2 for numbers, *_ in terms):
+            return False
+        shapes = {(len(numbers if index is None else index), *numbers.shape[1:]) for numbers, *_, index in terms}
+        return len(shapes) == 1 and all(takes(*term) for term in terms)
+
+    def sum(self, terms: list[tuple]) -> torch.Tensor:
+        """See `models.kernels.sum_of`; of one term or two."""
+        numbers, *_, index = terms[0]
+        rows = numbers.shape[:1] if index is None else index.shape
+        total = torch.empty(rows + numbers.shape[1:], dtype=torch.float32, device=CPU)
+        if total.numel():
+            given = (Term * len(terms))(*(Term.of(*term) for term in terms))
+            count, features = len(total) if total.dim() > 1 else 1, total.shape[-1]
+            shape = count, total.numel() // (count * features), features
+            self.functions.spikezip_sum(given, *map(int64, (len(terms), *shape)), address(total))
+        return total
 
     def takes_weights(self, weight: torch.Tensor, scale: torch.Tensor) -> bool:
         floats = weight.dtype == scale.dtype == torch.float32 and weight.is_contiguous() and scale.is_contiguous()

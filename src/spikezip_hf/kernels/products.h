@@ -30,6 +30,17 @@ static inline int64_t padded(int64_t n, int64_t to) { return (n + to - 1) / to *
 static inline int64_t panel_bytes(int64_t k) { return padded(k, 64) * PANEL; }
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// Copy rows of `n` bytes. Those of a panel by a constant number, which needs no call.
+static inline void copy_rows(const int8_t *from, int64_t from_stride, int64_t rows, int64_t n, int8_t *to,
+                             int64_t to_stride) {
+    if (n == PANEL)
+        for (int64_t r = 0; r < rows; r++) memcpy(to + r * to_stride, from + r * from_stride, PANEL);
+    else if (n == from_stride && n == to_stride)
+        memcpy(to, from, (size_t)(rows * n));
+    else
+        for (int64_t r = 0; r < rows; r++) memcpy(to + r * to_stride, from + r * from_stride, (size_t)n);
+}
+
 // Positions, from one up to another.
 typedef struct {
     int64_t from, to;

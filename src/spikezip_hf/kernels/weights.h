@@ -42,7 +42,7 @@ typedef struct {
     int8_t *digits;       // four panels of bytes, each worth 2^8 of the one before,
     int32_t *correction;  // and what to take off,
     int32_t *numbers;     // or rows for events, two times (k, 32);
-    int8_t *bytes;        // of bytes: rows for events, (k, 64)
+    int8_t *bytes;        // of bytes: rows for events, (k, 64), columns as `column_of_events` says
 } Held;
 
 static void let_go(Held *own) {
@@ -129,6 +129,18 @@ static inline void turn_over(__m512i *x) {
     memcpy(x, y, sizeof y);
 }
 
+// Put 16 columns of a panel, from `j` on, in their places; each of `wide` numbers, a multiple of 64.
+static void pack_columns(const int8_t *columns, int64_t wide, int64_t j, int8_t *panel) {
+    for (int64_t i = 0; i < wide; i += 64) {
+        __m512i fours[16];
+#pragma GCC unroll 16
+        for (int c = 0; c < 16; c++) fours[c] = _mm512_load_si512(columns + c * wide + i);
+        turn_over(fours);
+#pragma GCC unroll 16
+        for (int q = 0; q < 16; q++) _mm512_storeu_si512(panel + ((i / 4 + q) * PANEL + j) * 4, fours[q]);
+    }
+}
+
 // Put numbers of 16 columns from `j` on, 16 k from `i` on, in their places.
 static inline void put_numbers(const __m512i *numbers, int64_t i, int64_t j, int64_t k, const Held *own) {
     if (own->numbers) {
@@ -192,8 +204,12 @@ static void hold(const Weight *weight, int64_t panel, Held *own) {
     for (int64_t q = 0; q < padded(weight->k, 64) / 4; q++)
         for (int64_t j = 0; j < PANEL; j += 16) {
             __m512i four = _mm512_loadu_si512(in + (q * PANEL + j) * 4);
-            for (int i = 0; i < 4; i++, four = _mm512_srli_epi32(four, 8))
-                _mm_storeu_si128((__m128i *)(own->bytes + (4 * q + i) * PANEL + j), _mm512_cvtepi32_epi8(four));
+            for (int i = 0; i < 4; i++, four = _mm512_srli_epi32(four, 8)) {
+                __m128i columns = _mm512_cvtepi32_epi8(four);
+                int8_t *row = own->bytes + (4 * q + i) * PANEL;
+                _mm_storel_epi64((__m128i *)(row + column_of_events(j)), columns);
+                _mm_storel_epi64((__m128i *)(row + column_of_events(j + 8)), _mm_unpackhi_epi64(columns, columns));
+            }
         }
 }
 

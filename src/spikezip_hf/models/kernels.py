@@ -22,13 +22,13 @@ except ImportError:
 
 
 def compiled(*tensors: torch.Tensor | None, neurons: bool = False):
-    """The compiled kernels if they can take these tensors, else None: so in a graph, where tensors hold nothing yet.
+    """The compiled kernels if they can take these tensors, else None: so where a graph is made.
 
     Args:
         neurons: they are to run neurons, which is all that the kernels for a GPU do.
     """
     devices = {x.device for x in tensors if x is not None}
-    if native is None or len(devices) != 1 or torch.compiler.is_compiling():
+    if native is None or len(devices) != 1 or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
     (device,) = devices
     if device.type == "cpu":
@@ -57,6 +57,20 @@ def values_of(
     values = integers.to(scale.dtype)
     values = values.mul_(scale) if values is not integers else values * scale
     return (values if bias is None else values.add_(bias)).to(dtype)
+
+
+def sum_of(terms: list[tuple]) -> torch.Tensor | None:
+    """The sum of two terms in one pass, by a compiled kernel; `values_of`, `index_select`, `torch.add` give the same.
+
+    Args:
+        terms: of (numbers, scale, bias, index) each: numbers (rows, ..., features), values, whose scale and bias are
+            None, or whole numbers with those of `values_of`; index, (chosen,) int64 or None, which of the rows.
+
+    Returns:
+        (chosen, ..., features) float32; None where there is no kernel that takes them.
+    """
+    kernels = compiled(*(x for term in terms for x in term[:3]))
+    return kernels.sum(terms) if kernels is not None and kernels.takes_sum(terms) else None
 
 
 def weight_levels(weight: torch.Tensor, scale: torch.Tensor, max_level: int, dtype: torch.dtype) -> torch.Tensor:

@@ -16,8 +16,8 @@ from transformers.utils import ModelOutput
 from .engines import QuantEngine, RecordingEngine, SpikingEngine
 from .rows import unwrap
 
-# Bytes of the largest tensor of a pass, by device, that steps are put together for. On a CPU the allocator gives back
-# larger memory, and gets it anew page by page; on a GPU this is a guess, not measured.
+# Bytes of the largest tensor of a pass, by device, that steps are put together for. On a CPU the allocator keeps
+# pieces of up to twice as much (`kernels.memory`), and maps others anew, page by page. On a GPU it is a guess.
 CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
 # The first step of a chunk is computed whole, the others by what changed since the one before: chunks should be long.
 SHORTEST_CHUNK = 16
