@@ -169,7 +169,7 @@ class TestAlignment:
         left, right = random_rows(timeline_of([[True], [True]])), random_rows(timeline_of([[True], [False]]))
         if native.library() is None:
             pytest.skip("there are no kernels here")
-        expected = every_step(left.copied()) + every_step(right.copied())
+        expected = every_step(copy.copy(left)) + every_step(copy.copy(right))
         monkeypatch.setattr(rows_module, "values_of", mock.Mock(side_effect=AssertionError("a pass over memory")))
         assert torch.equal(every_step(left + right), expected)
 

@@ -26,7 +26,8 @@ typedef struct {
 } Weight;
 
 #if HAVE_PRODUCTS
-// How many blocks of a product a thread takes up at once: all of a panel, which it has to hold, if panels are enough.
+// How many blocks of a product in fixed point a thread takes up at once: all of a panel, whose numbers it has to make, if
+// panels are enough.
 static int64_t blocks_of_a_thread(int64_t panels, int64_t blocks) {
     int threads = 1;
 #ifdef _OPENMP
