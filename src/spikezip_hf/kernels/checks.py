@@ -41,13 +41,12 @@ def gives_reference(kernels: Library) -> bool:
     if not torch.equal(kernels.values(integers.to(torch.int8), scale, None), integers * scale):
         return False
     levels, rows = integers.to(torch.int8).view(3, 2, features), torch.tensor([0, 1, 1, 2])  # of two vectors each
-    for term, given in (
-        ((integers.view(3, 2, features), scale, bias), values),
-        ((levels, scale, None), integers * scale),
+    for term, plain in (
+        ((integers.view(3, 2, features), scale, bias), values.view(3, 2, features)),
+        ((levels, scale, None), (integers * scale).view(3, 2, features)),
     ):
-        total = kernels.sum([(*term, rows), (given.view(3, 2, features), None, None, rows.flip(0))])
-        chosen = given.view(3, 2, features)
-        if not torch.equal(total, chosen[rows] + chosen[rows.flip(0)]):
+        total = kernels.sum([(*term, rows), (plain, None, None, rows.flip(0))])
+        if not torch.equal(total, plain[rows] + plain[rows.flip(0)]):
             return False
     targets = torch.floor(values / threshold + 0.5).clamp(*bounds).to(torch.int8).view(3, 2, 1, features)
     tokens = torch.tensor([[True], [False]])
