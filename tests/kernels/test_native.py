@@ -318,11 +318,15 @@ class TestValues:
         values = kernels.values_of(integers, scale, bias, torch.float32)
         assert torch.equal(bits(values), bits(expected))  # of zeros, the sign as well
 
-    @pytest.mark.parametrize("shape", [(5,), (1, 5), (2, 3, 5), ()])
+    @pytest.mark.parametrize("shape", [(5,), (1, 5), (2, 3, 5)])
     def test_of_any_shape(self, shape):
         integers, scale = torch.randint(-128, 128, shape, dtype=torch.int8), torch.rand(1)
-        if shape:
-            assert torch.equal(kernels.values_of(integers, scale, scale, torch.float32), integers * scale + scale)
+        assert torch.equal(kernels.values_of(integers, scale, scale, torch.float32), integers * scale + scale)
+
+    @torch.no_grad()
+    def test_of_one_row_and_of_a_number(self):
+        """There are no rows to choose: what adds them is torch."""
+        scale = torch.rand(1)
         rows = Rows(integers=torch.full((2, 3), 7, dtype=torch.int8), scale=scale, peak=8, dtype=torch.float32)
         assert torch.equal(rows[0].values, 7 * scale.expand(3))
         assert torch.equal((rows[0] + rows[1]).values, 14 * scale.expand(3))
@@ -401,7 +405,7 @@ class TestSums:
         assert kernels.sum_of([other, one]) is None
 
     @pytest.mark.parametrize("shape", [(), (4,)])
-    def test_rows_of_nothing(self, shape):
+    def test_what_has_no_rows(self, shape):
         no_row = torch.ones(shape), None, None, None
         assert kernels.sum_of([no_row, no_row]) is None
 

@@ -58,9 +58,11 @@ static void hand_out(const int32_t *product, const double *sums, const float *qu
 typedef struct {
     const void *numbers;  // rows of (vectors, features)
     int64_t kind;         // of this kind
-    const float *scale, *bias;
-    int64_t scales, biases;  // one number or one for each feature; none if 0
-    const int64_t *index;    // the row that stands for each row of the sum; NULL: as they are
+    const float *scale;
+    int64_t scales;  // one number or one for each feature; none if 0; so
+    const float *bias;
+    int64_t biases;
+    const int64_t *index;  // the row that stands for each row of the sum; NULL: as they are
 } Term;
 
 enum { OF_FLOAT32, OF_INT32, OF_INT8 };  // kinds of terms

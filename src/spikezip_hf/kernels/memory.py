@@ -2,7 +2,7 @@
 """What the allocator keeps of memory that was given back.
 
 Each pass of a simulation asks for the same tens of MiB as the one before. By default glibc returns them to the system
-in between, which clears and maps each page anew: up to a fifth of the time, for a ViT-S/16.
+in between, which clears and maps each page anew: about a tenth of the time, for a ViT-S/16.
 """
 
 import ctypes

@@ -164,18 +164,18 @@ class Term(ctypes.Structure):
     _fields_ = [
         ("numbers", ctypes.c_void_p),
         ("kind", int64),
-        *((name, ctypes.c_void_p) for name in ("scale", "bias")),
-        *((name, int64) for name in ("scales", "biases")),
+        ("scale", ctypes.c_void_p),
+        ("scales", int64),
+        ("bias", ctypes.c_void_p),
+        ("biases", int64),
         ("index", ctypes.c_void_p),
     ]
 
     @classmethod
     def of(cls, numbers: torch.Tensor, scale, bias, index) -> "Term":
         """What kernels are to add. It points to the tensors, and does not keep them."""
-        counts = (0 if x is None else x.numel() for x in (scale, bias))
-        return cls(
-            address(numbers), TERM_TYPES.index(numbers.dtype), address(scale), address(bias), *counts, address(index)
-        )
+        kind = TERM_TYPES.index(numbers.dtype)
+        return cls(address(numbers), kind, *numbers_of(scale), *numbers_of(bias), address(index))
 
 
 class Neurons(ctypes.Structure):
