@@ -144,8 +144,8 @@ def hand_on(node: LSQQuantizer, levels: torch.Tensor, dtype, values=None, timeli
         dtype: of the values.
         values: the values, if they are there already.
     """
-    peak = max(-node.min_level, node.max_level)
-    return Rows(values, integers=levels, scale=node.threshold(dtype), peak=peak, dtype=dtype, timeline=timeline)
+    peak, scale, sources = max(-node.min_level, node.max_level), node.threshold(dtype), (node.name,)
+    return Rows(values, integers=levels, scale=scale, peak=peak, dtype=dtype, timeline=timeline, sources=sources)
 
 
 class RecordingEngine(QuantEngine):
@@ -177,7 +177,8 @@ class SpikingEngine(QuantEngine):
         tracers: {node name: (B, ...) integer levels S_t}, in network order.
         spike_counts: (B, nodes) int64 spikes so far; a spike of size m counts m. A number before the first chunk.
         last_activity: (B,) int64, last step in which the sample's input changed or one of its neurons fired.
-        settled: (B,) bool, whether after the last step that it was simulated in every tracer equals its target.
+        at_target: (B, nodes) bool, whether after the last step that the sample was simulated in the node's tracers
+            equal their targets. A number before the first chunk.
         firing: {node name: (counts, at_target, undefined)} of the running chunk, as in `neurons.Firing`.
     """
 
@@ -202,7 +203,7 @@ class SpikingEngine(QuantEngine):
         self.tracers: dict[str, torch.Tensor] = {}
         self.spike_counts: torch.Tensor | int = 0
         self.last_activity = torch.full((batch_size,), input_steps, device=device)
-        self.settled = torch.zeros(batch_size, dtype=torch.bool, device=device)
+        self.at_target: torch.Tensor | bool = False
         self.firing: dict[str, tuple] = {}
 
     def advance(self, steps: int, samples: torch.Tensor | None = None, done: int | None = None) -> None:
@@ -215,6 +216,13 @@ class SpikingEngine(QuantEngine):
         self.chunk = steps
         self.samples = samples
         self.firing = {}
+
+    @property
+    def settled(self) -> torch.Tensor:
+        """(B,) bool, whether after the last step that it was simulated in every tracer of a sample equals its target."""
+        if isinstance(self.at_target, bool):
+            return torch.zeros(self.batch_size, dtype=torch.bool, device=self.device)
+        return self.at_target.all(1)
 
     @property
     def num_samples(self) -> int:
@@ -278,11 +286,11 @@ class SpikingEngine(QuantEngine):
             counts = counts * (steps[:, None] <= steps_counted)[..., None]
         if isinstance(self.spike_counts, int):
             self.spike_counts = counts.new_zeros(self.batch_size, counts.shape[-1])
+            self.at_target = torch.zeros_like(self.spike_counts, dtype=torch.bool)
         self.spike_counts[everything] += counts.sum(0)
         active = torch.where(counts.any(-1), steps[:, None] + self.step, 0).amax(0)
         self.last_activity[everything] = torch.maximum(self.last_activity[everything], active)
-        at_target = torch.stack([at_target for _, at_target, _ in self.firing.values()])
-        self.settled[everything] = at_target.all(0)
+        self.at_target[everything] = torch.stack([at_target for _, at_target, _ in self.firing.values()], -1)
 
 
 class CumulativeEngine(SpikingEngine):
@@ -298,10 +306,17 @@ class CumulativeEngine(SpikingEngine):
         super().__init__(*args, **kwargs)
         self.currents: dict[str, torch.Tensor] = {}  # of static inputs: the same at every step
         self.accumulated_input: torch.Tensor | None = None
+        self.sources: dict[str, tuple] = {}  # of each node's current, as of `Rows`: the same so far, empty if not
+        self.resting: set[str] = set()  # nodes that the last chunk left at their targets, in all running samples
+        self.moved: set[str] = set()  # nodes that fired in the running chunk
 
     def advance(self, steps, samples=None, done=None):
         super().advance(steps, samples, done)
         self.constant = Timeline.constant(steps, self.num_samples)
+        self.moved = set()
+        if isinstance(self.at_target, torch.Tensor) and self.device.type == "cpu":
+            at_target = self.chosen(self.at_target).all(0).tolist()
+            self.resting = {name for name, resting in zip(self.tracers, at_target) if resting}
 
     def rows(self, x: torch.Tensor | Rows) -> Rows:
         """What stays the same at all steps, (L, ...), as rows.
@@ -354,6 +369,8 @@ class CumulativeEngine(SpikingEngine):
         tracer = self.chosen(self.tracers[node.name])
 
         def step(node, current):
+            if self.rests(node, current):
+                return self.rest(node, current, tracer)
             gate = self.graded(node), self.closed_steps(node), self.coarse_steps(node)
             fired = fire(node, current, tracer, tokens, *gate)
             self.firing[node.name] = fired.counts, fired.at_target, fired.undefined
@@ -361,9 +378,26 @@ class CumulativeEngine(SpikingEngine):
                 self.tracers[node.name] = fired.tracer
             else:
                 self.tracers[node.name][self.samples.to(current.device)] = fired.tracer
+            if self.device.type == "cpu" and bool(fired.counts.any()):
+                self.moved.add(node.name)
             return hand_on(node, fired.levels, current.dtype, timeline=fired.timeline)
 
         return node(current, step)
+
+    def rests(self, node: LSQQuantizer, current: Rows) -> bool:
+        """Whether nothing happens in the running chunk: the node is at its target, and its current, which need not be
+        looked at, is made of the same levels as in the step before."""
+        if self.sources.setdefault(node.name, current.sources) != current.sources:
+            self.sources[node.name] = ()  # a hook that comes and goes
+        sources = self.sources[node.name]
+        return node.name in self.resting and bool(sources) and self.moved.isdisjoint(sources)
+
+    def rest(self, node: LSQQuantizer, current: Rows, tracer: torch.Tensor) -> Rows:
+        """The running chunk of a node that `rests`; a product that was still to be done is not."""
+        counts = torch.zeros(self.chunk, self.num_samples, dtype=torch.int64, device=self.device)
+        self.firing[node.name] = counts, torch.ones_like(counts[0], dtype=torch.bool), False
+        # The next chunk uses up the memory of the tracer.
+        return hand_on(node, tracer.clone(), current.dtype, timeline=self.constant)
 
     def accumulated(self, readout, before, every_step):
         readout = self.rows(readout)

@@ -77,6 +77,7 @@ class LinearMap(nn.Module):
             bias=self.bias,
             dtype=weight.dtype,
             timeline=x.timeline,
+            sources=x.sources,
         )
 
     def integer_product(self, x: Rows) -> Rows:
@@ -89,7 +90,8 @@ class LinearMap(nn.Module):
         product = integer_linear(x.levels, weight)
         scale = x.scale * weight_scale
         bias = None if self.bias is None else self.bias.to(scale.dtype)
-        return Rows(integers=product, scale=scale, bias=bias, dtype=self.weight.dtype, timeline=x.timeline)
+        dtype = self.weight.dtype
+        return Rows(integers=product, scale=scale, bias=bias, dtype=dtype, timeline=x.timeline, sources=x.sources)
 
 
 class Linear(LinearMap, nn.Linear):
@@ -195,7 +197,8 @@ class MatMul(nn.Module):
         assert a.scale is not None
         assert b.scale is not None
         product = integer_matmul(a.levels, b.levels, a.shape[-1] * a.peak * b.peak)
-        rows = Rows(integers=product, scale=a.scale * b.scale, dtype=a.dtype, timeline=timeline)
+        sources = a.sources + b.sources if a.sources and b.sources else ()
+        rows = Rows(integers=product, scale=a.scale * b.scale, dtype=a.dtype, timeline=timeline, sources=sources)
         if not torch.is_grad_enabled():
             return rows
         return rows.with_gradient_of(torch.matmul(a.values, b.values))
@@ -261,7 +264,7 @@ class Softmax(nn.Module):
         table = self.exponentials(x) if x.uniform and x.dtype == torch.float32 else None
         if table is None:
             return Rows(self.forward(x.values, keys), timeline=timeline)
-        probabilities = Rows(integer_softmax(x.given, table, keys), dtype=x.dtype, timeline=timeline)
+        probabilities = Rows(integer_softmax(x.given, table, keys), dtype=x.dtype, timeline=timeline, sources=x.sources)
         if not torch.is_grad_enabled():
             return probabilities
         return probabilities.with_gradient_of(self.forward(x.values, keys))

@@ -99,6 +99,8 @@ class Rows:
         peak: bound of the absolute value of levels.
         dtype: of the values.
         timeline: the steps that rows stand for; None where rows are samples.
+        sources: names of the nodes whose levels the integers are made of, by exact products, and factors of the scale;
+            empty where there is more to them. As long as these nodes stay where they are the integers do.
     """
 
     __iter__ = None  # a ModelOutput takes what can be iterated for a list of its fields
@@ -113,6 +115,7 @@ class Rows:
         peak: int = 0,
         dtype: torch.dtype | None = None,
         timeline: Timeline | None = None,
+        sources: tuple = (),
     ):
         self._values = values
         self._integers = integers
@@ -121,6 +124,7 @@ class Rows:
         self.peak = peak
         self.dtype = values.dtype if values is not None else dtype
         self.timeline = timeline
+        self.sources = sources
 
     @property
     def values(self) -> torch.Tensor:
@@ -208,7 +212,9 @@ class Rows:
         plain = all(
             isinstance(k, int | slice) or (isinstance(k, torch.Tensor) and k.dtype == torch.int64) for k in keys
         )
-        return self.reshaped(lambda x: x[key], features_stay=plain and len(keys) < self.dim())
+        rows = self.reshaped(lambda x: x[key], features_stay=plain and len(keys) < self.dim())
+        rows.sources = ()  # which ones it were is not known
+        return rows
 
     def to(self, *args, **kwargs) -> "Rows":
         """On another device with its integers, or in another type."""
@@ -227,7 +233,9 @@ class Rows:
         if self._integers is None or self.bias is not None:
             return Rows(self.values * factor, timeline=self.timeline)
         assert self.scale is not None
-        rows = Rows(integers=self._integers, scale=self.scale * factor, dtype=self.dtype, timeline=self.timeline)
+        scale = self.scale * factor
+        rows = Rows(integers=self._integers, scale=scale, dtype=self.dtype, timeline=self.timeline)
+        rows.sources = (*self.sources, factor) if self.sources else ()
         if self._values is None or not self._values.requires_grad:
             return rows
         return rows.with_gradient_of(self._values * factor)
