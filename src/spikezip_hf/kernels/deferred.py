@@ -76,6 +76,7 @@ class LinearProduct:
 
     levels: torch.Tensor
     weight: Panels | FixedPoint
+    with_neurons = True
 
     @property
     def shape(self) -> torch.Size:
@@ -106,6 +107,7 @@ class MatrixProduct:
     kernels: Library
     left: torch.Tensor
     right: torch.Tensor
+    with_neurons = False
 
     @property
     def shape(self) -> torch.Size:
@@ -119,6 +121,10 @@ class MatrixProduct:
         """The product, (rows, [windows,] heads, m, n) int32."""
         return self.kernels.products(self.left, self.right)
 
+    def contexts(self) -> Contexts:
+        """The same with heads side by side, still to be done."""
+        return Contexts(self)
+
     def __reduce__(self):
         return done, (self.sums(),)
 
@@ -127,6 +133,41 @@ class MatrixProduct:
         if bias is not None or scale.numel() != 1 or not is_spread(scale, 1):
             return None
         return self.kernels.products(self.left, self.right, scale)
+
+
+@dataclass(frozen=True, eq=False)
+class Contexts:
+    """A product of probabilities and values, (rows, heads, m, n), head beside head: (rows, m, heads * n). Neurons can do
+    it (`Library.fire`)."""
+
+    product: MatrixProduct
+    with_neurons = True
+
+    @property
+    def shape(self) -> torch.Size:
+        rows, heads, m, n = self.product.shape
+        return torch.Size((rows, m, heads * n))
+
+    @property
+    def device(self) -> torch.device:
+        return self.product.device
+
+    def sums(self) -> torch.Tensor:
+        """(rows, m, heads * n) int32."""
+        return merged(self.product.sums())
+
+    def values(self, scale: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor | None:
+        """As of `MatrixProduct`."""
+        values = self.product.values(scale, bias)
+        return None if values is None else merged(values)
+
+    def __reduce__(self):
+        return done, (self.sums(),)
+
+
+def merged(x):
+    """(..., heads, m, n) as (..., m, heads * n): heads side by side."""
+    return x.transpose(-3, -2).flatten(-2)
 
 
 @dataclass(frozen=True, eq=False)

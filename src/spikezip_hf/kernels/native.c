@@ -23,6 +23,7 @@ enum {
     INTEGERS,  // int32, x = integer * scale + bias
     LEVELS,    // int8, (rows, places, k): so is their product with a weight, see weights.h
     SCORES,    // int8, (rows, heads, queries, k): x is the softmax of the product with `right`
+    CONTEXTS,  // int8, (rows, heads, places, k): so is the product with `right`, head beside head
 };
 
 // The neurons of one node in a chunk. The mirror of `Neurons` in native.py.
@@ -30,10 +31,11 @@ typedef struct {
     const void *current;  // rows, of this kind
     int64_t kind;
     Weight weight;           // of LEVELS
-    const int8_t *right;     // of SCORES: (rows, heads, k, features);
-    const int64_t *strides;  // of `current`, three, whose last is 1, and of `right`, four;
+    const int8_t *right;     // of SCORES: (rows, heads, k, features), of CONTEXTS: (rows, heads, k, width);
+    const int64_t *strides;  // of `current`, three, whose last is 1, and of `right`, four, CONTEXTS' last is 1;
     int64_t k;
-    const int32_t *table;  // of exponentials, see softmax.h,
+    int64_t width;         // of CONTEXTS: features of a head, at most PANEL;
+    const int32_t *table;  // of SCORES: of exponentials, see softmax.h,
     int64_t entries;       // so many;
     const uint8_t *keys;   // (rows, features) which scores count, or NULL for all
     const float *scale, *bias, *threshold;
@@ -57,7 +59,7 @@ typedef struct {
 } Neurons;
 
 // A thread's own memory: targets and tracers of a block, its product, rows with zeros around them; of a weight, its panel
-// and sums in fixed point; of scores, the right side of a product as panels, and a row of probabilities.
+// and sums in fixed point; of attention, the right side of a product as panels, and a row of probabilities.
 typedef struct {
     int8_t *target, *state, *spare, *panels;
     int32_t *product, *correction;
@@ -101,6 +103,30 @@ static void targets_of_scores(const Neurons *a, const Quantizer *q, const Scratc
 }
 #endif
 
+#if HAVE_PRODUCTS
+// Targets of `rows` places of the head whose features begin at `column`, from place `first` on, in one row.
+static void targets_of_contexts(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t row,
+                                int64_t first, int64_t rows, int64_t column, int *undefined) {
+    const int64_t *left_strides = a->strides, *right_strides = a->strides + 3, width = a->width;
+    int64_t head = column / width;
+    const int8_t *right = a->right + row * right_strides[0] + head * right_strides[1];
+    Span loud = without_silence(right, right_strides[2], a->k, width);
+    int64_t count = loud.to - loud.from;
+    const int8_t *left = (const int8_t *)a->current + row * left_strides[0] + head * left_strides[1] + loud.from;
+    pack_right(right + loud.from * right_strides[2], right_strides[2], 1, count, width, own->panels, own->correction);
+    for (int64_t r = 0; r < rows; r++) {
+        if (r % BLOCK_ROWS == 0)
+            product_block(left + (first + r) * left_strides[2], left_strides[2], (int)least(rows - r, BLOCK_ROWS), count,
+                          own->panels, own->correction, own->spare, own->product);
+        int8_t *target = own->target + r * width;
+        if (a->tokens && !a->tokens[sample * a->positions + first + r])
+            memset(target, 0, (size_t)width);
+        else
+            levels_of_integers(own->product + r % BLOCK_ROWS * PANEL, width, q, column, target, undefined);
+    }
+}
+#endif
+
 // Targets of a block of a step's row: `rows` places from `first` on, `width` features from `column` on.
 static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t at,
                              int64_t first, int64_t rows, int64_t column, int64_t width, int *undefined) {
@@ -110,6 +136,10 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
     const double *sums = NULL;
     if (a->kind == SCORES) {
         targets_of_scores(a, q, own, sample, row, first, rows, undefined);
+        return;
+    }
+    if (a->kind == CONTEXTS) {
+        targets_of_contexts(a, q, own, sample, row, first, rows, column, undefined);
         return;
     }
     if (a->kind == LEVELS) {
@@ -206,12 +236,13 @@ static void silence_padding(const Neurons *a, Span span, int8_t *levels) {
 // NOT_FIRED without memory.
 int64_t spikezip_fire(const Neurons *a) {
     enum { BLOCK = 8192 };  // elements that one thread takes through all steps: they stay in its first cache
-    int product = a->kind == LEVELS, scores = a->kind == SCORES;
-    int64_t width = product ? PANEL : a->features, padded_features = padded(a->features, width);
+    int product = a->kind == LEVELS, scores = a->kind == SCORES, contexts = a->kind == CONTEXTS;
+    int64_t width = product ? PANEL : contexts ? a->width : a->features, padded_features = padded(a->features, width);
     int64_t heads = a->places / a->positions;  // or windows; a block lies within one
     int64_t rows_of_block = product ? BLOCK_ROWS : BLOCK / width > 0 ? BLOCK / width : 1;
-    if (scores) rows_of_block = queries_of_block(a->positions, width, a->samples * heads);
-    int64_t blocks = (a->positions + rows_of_block - 1) / rows_of_block, panels = padded_features / width;
+    int64_t panels = padded_features / width;  // or heads whose contexts lie side by side
+    if (scores || contexts) rows_of_block = queries_of_block(a->positions, width, a->samples * heads * panels);
+    int64_t blocks = (a->positions + rows_of_block - 1) / rows_of_block;
     float *scale = spread(a->scale, a->scales, a->features, padded_features, 0.0f);
     float *bias = spread(a->bias, a->biases, a->features, padded_features, 0.0f);
     float *threshold = spread(a->threshold, a->thresholds, a->features, padded_features, 1.0f);
@@ -251,17 +282,17 @@ int64_t spikezip_fire(const Neurons *a) {
             lacking |= make_room(&a->weight, events.whole, events.any, &own.held);
             if (a->weight.numbers) lacking |= !(own.sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums));
         }
-        if (product || scores) {
-            int64_t columns = product ? PANEL : padded(a->features, PANEL);  // of a block's product
+        if (product || scores || contexts) {
+            int64_t columns = scores ? padded(a->features, PANEL) : PANEL;  // of a block's product
             own.spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(product ? a->weight.k : a->k, 64)));
             own.product = aligned_alloc(64, (size_t)(BLOCK_ROWS * columns) * sizeof *own.product);
             lacking |= !own.spare || !own.product;
-            if (scores) {
+            if (!product) {
                 own.panels = aligned_alloc(64, (size_t)(columns / PANEL * panel_bytes(a->k)));
                 own.correction = aligned_alloc(64, (size_t)columns * sizeof *own.correction);
-                own.probabilities = aligned_alloc(64, (size_t)columns * sizeof *own.probabilities);
-                lacking |= !own.panels || !own.correction || !own.probabilities;
+                lacking |= !own.panels || !own.correction;
             }
+            if (scores) lacking |= !(own.probabilities = aligned_alloc(64, (size_t)columns * sizeof *own.probabilities));
             begin_products();
         }
 #endif
@@ -276,7 +307,7 @@ int64_t spikezip_fire(const Neurons *a) {
                 run_block(a, &quantizer, &own, sample, head * a->positions + first, rows, panel * width, width, &undefined);
         }
 #if HAVE_PRODUCTS
-        if (product || scores) end_products();
+        if (product || scores || contexts) end_products();
         if (product) let_go(&own.held);
 #endif
         free(own.target), free(own.state), free(own.spare), free(own.product);

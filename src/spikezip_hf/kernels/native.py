@@ -21,7 +21,7 @@ import torch
 from transformers.utils import logging
 
 from . import checks, wanted
-from .deferred import FixedPoint, LinearProduct, MatrixProduct, Panels, Probabilities, is_spread, version_of
+from .deferred import Contexts, FixedPoint, LinearProduct, MatrixProduct, Panels, Probabilities, is_spread, version_of
 from .memory import keep_memory
 
 logger = logging.get_logger(__name__)
@@ -129,7 +129,7 @@ def numbers(*values: int):
     return (int64 * len(values))(*values)
 
 
-FLOATS, INTEGERS, LEVELS, SCORES = range(4)  # as in native.c
+FLOATS, INTEGERS, LEVELS, SCORES, CONTEXTS = range(5)  # as in native.c
 TERM_TYPES = torch.float32, torch.int32, torch.int8  # as in arrays.h
 OPERANDS = "panels", "correction", "numbers", "factors"  # as in weights.h
 NOT_FIRED = -(2**63)
@@ -188,6 +188,7 @@ class Neurons(ctypes.Structure):
         ("right", ctypes.c_void_p),
         ("strides", ctypes.c_void_p),
         ("k", int64),
+        ("width", int64),
         ("table", ctypes.c_void_p),
         ("entries", int64),
         *((name, ctypes.c_void_p) for name in ("keys", "scale", "bias", "threshold")),
@@ -358,9 +359,12 @@ class Library:
         counts = keys is None or (keys.dtype == torch.bool and keys.shape == (rows, 1, 1, n))
         return product.left.dim() == 4 and counts and all(x.device == CPU for x in own) and table.is_contiguous()
 
+    def takes_contexts(self, product: MatrixProduct) -> bool:
+        return product.left.dim() == 4 and product.right.stride(-1) == 1 and product.right.shape[-1] <= PANEL
+
     def takes_neurons(
         self,
-        current: torch.Tensor | LinearProduct | Probabilities,
+        current: torch.Tensor | LinearProduct | Probabilities | Contexts,
         scale: torch.Tensor | None,
         bias: torch.Tensor | None,
         threshold: torch.Tensor,
@@ -383,7 +387,7 @@ class Library:
 
     def fire(
         self,
-        current: torch.Tensor | LinearProduct | Probabilities,
+        current: torch.Tensor | LinearProduct | Probabilities | Contexts,
         scale: torch.Tensor | None,
         bias: torch.Tensor | None,
         threshold: torch.Tensor,
@@ -407,13 +411,16 @@ class Library:
         if isinstance(current, LinearProduct):
             given = current.levels.contiguous()
             neurons = Neurons(kind=LEVELS, weight=Weight.of(current.weight))
-        elif isinstance(current, Probabilities):
+        elif isinstance(current, Probabilities | Contexts):
             given, right = with_rows_in_place(current.product.left), current.product.right
             strides = torch.tensor([*given.stride()[:3], *right.stride()], device=CPU)
-            neurons = Neurons(kind=SCORES, k=given.shape[-1], entries=len(current.table))
-            neurons.right, neurons.strides, neurons.table = (x.data_ptr() for x in (right, strides, current.table))
-            keys = None if current.keys is None else current.keys.contiguous()
-            neurons.keys = None if keys is None else keys.data_ptr()
+            neurons = Neurons(k=given.shape[-1], right=right.data_ptr(), strides=strides.data_ptr())
+            if isinstance(current, Contexts):
+                neurons.kind, neurons.width = CONTEXTS, right.shape[-1]
+            else:
+                neurons.kind, neurons.table, neurons.entries = SCORES, current.table.data_ptr(), len(current.table)
+                keys = None if current.keys is None else current.keys.contiguous()
+                neurons.keys = None if keys is None else keys.data_ptr()
         else:
             given = current.contiguous()
             if given.dtype == torch.int32:

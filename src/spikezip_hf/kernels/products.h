@@ -249,24 +249,43 @@ static void weight_block(const int8_t *left, const uint8_t *shifted, int64_t fir
         product_block(left + first * k, k, rows, k, panel, correction, spare, out);
 }
 
+// Put rows of a panel, at most 64 columns, in their places: four, of which there are so many, zeros for the others.
+static void pack_four_rows(const int8_t *rows, int64_t stride, int64_t there, int64_t columns, int8_t *panel) {
+    __m512i row[4], pairs[4], fours[4];
+    for (int i = 0; i < 4; i++) row[i] = _mm512_maskz_loadu_epi8(i < there ? first_of_64(columns) : 0, rows + i * stride);
+    for (int i = 0; i < 2; i++) {  // bytes, then pairs of them, side by side: within 16 columns
+        pairs[2 * i] = _mm512_unpacklo_epi8(row[2 * i], row[2 * i + 1]);
+        pairs[2 * i + 1] = _mm512_unpackhi_epi8(row[2 * i], row[2 * i + 1]);
+    }
+    for (int i = 0; i < 2; i++) {
+        fours[2 * i] = _mm512_unpacklo_epi16(pairs[i], pairs[2 + i]);
+        fours[2 * i + 1] = _mm512_unpackhi_epi16(pairs[i], pairs[2 + i]);
+    }
+    __m512i low = _mm512_shuffle_i32x4(fours[0], fours[1], 0x44), high = _mm512_shuffle_i32x4(fours[0], fours[1], 0xee);
+    __m512i more_low = _mm512_shuffle_i32x4(fours[2], fours[3], 0x44);
+    __m512i more_high = _mm512_shuffle_i32x4(fours[2], fours[3], 0xee);
+    _mm512_storeu_si512(panel, _mm512_shuffle_i32x4(low, more_low, 0x88));
+    _mm512_storeu_si512(panel + 64, _mm512_shuffle_i32x4(low, more_low, 0xdd));
+    _mm512_storeu_si512(panel + 128, _mm512_shuffle_i32x4(high, more_high, 0x88));
+    _mm512_storeu_si512(panel + 192, _mm512_shuffle_i32x4(high, more_high, 0xdd));
+}
+
 // The right side of a product, (k, n) of any strides, as panels.
 static void pack_right(const int8_t *b, int64_t stride_k, int64_t stride_n, int64_t k, int64_t n, int8_t *panels,
                        int32_t *correction) {
     for (int64_t first = 0; first < n; first += PANEL) {
         int8_t *panel = panels + first / PANEL * panel_bytes(k);
         int64_t columns = least(n - first, PANEL);
-        if (k % 64 || columns < PANEL) memset(panel, 0, (size_t)panel_bytes(k));
-        if (stride_k == 1)
+        if (stride_n != 1 && (k % 64 || columns < PANEL)) memset(panel, 0, (size_t)panel_bytes(k));
+        if (stride_n == 1)
+            for (int64_t i = 0; i < padded(k, 64); i += 4)
+                pack_four_rows(b + i * stride_k + first, stride_k, k - i, columns, panel + i * PANEL);
+        else if (stride_k == 1)
             for (int64_t j = 0; j < columns; j++) pack_column(b + (first + j) * stride_n, k, j, panel);
         else
-            for (int64_t i = 0; i < k; i++) {
-                const int8_t *row = b + i * stride_k + first * stride_n;
-                int8_t *out = panel + i / 4 * PANEL * 4 + i % 4;
-                if (stride_n == 1)
-                    for (int64_t j = 0; j < columns; j++) out[4 * j] = row[j];
-                else
-                    for (int64_t j = 0; j < columns; j++) out[4 * j] = row[j * stride_n];
-            }
+            for (int64_t i = 0; i < k; i++)
+                for (int64_t j = 0; j < columns; j++)
+                    panel[(i / 4 * PANEL + j) * 4 + i % 4] = b[i * stride_k + (first + j) * stride_n];
         if (!tiles_allowed) correct(panel, k, correction + first);
     }
 }

@@ -7,6 +7,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .operators import LayerNorm, Linear, MatMul, Softmax
 from .quantization import LSQQuantizer
+from .rows import Rows
 
 
 def activation_node(
@@ -81,6 +82,10 @@ class SelfAttentionCore(nn.Module):
         """(..., N, heads * d) to (..., heads, N, d)."""
         return x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-3, -2)
 
+    def merge_heads(self, x):
+        """(..., heads, N, d) to (..., N, heads * d)."""
+        return x.heads_merged() if isinstance(x, Rows) else x.transpose(-3, -2).flatten(-2)
+
     def attend(self, q, k, v, engine, bias=None):
         """Context (..., N, width) and probabilities (..., heads, N, N), of what the projections gave.
 
@@ -95,7 +100,7 @@ class SelfAttentionCore(nn.Module):
         scores = engine.matmul(self.scores, q, k.transpose(-1, -2)) * self.scaling
         probs = engine.fire(self.probs_node, self.dropout(engine.probabilities(self.softmax, scores, bias)))
 
-        context = engine.matmul(self.context, probs, v).transpose(-3, -2).flatten(-2)
+        context = self.merge_heads(engine.matmul(self.context, probs, v))
         return engine.fire(self.context_node, context), probs
 
 

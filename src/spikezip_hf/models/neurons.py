@@ -81,7 +81,7 @@ def fire(
 def sums_of(current: Rows):
     """What a kernel makes currents of: whole sums, or the product that they come of, with scale and bias; else the
     values, or a softmax that has still to be done, and nothing."""
-    if hasattr(current.product, "weight"):  # with a weight, and so with neurons
+    if current.product is not None and current.product.with_neurons:
         return current.product, current.scale, current.bias
     if current.pending is not None:  # only the kernels for a CPU put a softmax off
         return current.pending, None, None

@@ -207,6 +207,14 @@ class Rows:
     def transpose(self, a, b) -> "Rows":
         return self.reshaped(lambda x: x.transpose(a, b))
 
+    def heads_merged(self) -> "Rows":
+        """(rows, ..., heads, N, d) as (rows, ..., N, heads * d), heads side by side; a product is done later if it can
+        be."""
+        product = self.product if self._values is None else None
+        if product is not None and not product.with_neurons and product.kernels.takes_contexts(product):
+            return self.like(product.contexts())
+        return self.transpose(-3, -2).flatten(-2)
+
     def __getitem__(self, key) -> "Rows":
         keys = key if isinstance(key, tuple) else (key,)
         plain = all(
