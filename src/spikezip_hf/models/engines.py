@@ -308,7 +308,7 @@ class CumulativeEngine(SpikingEngine):
         self.accumulated_input: torch.Tensor | None = None
         self.sources: dict[str, tuple] = {}  # of each node's current, as of `Rows`: the same so far, empty if not
         self.resting: set[str] = set()  # nodes that the last chunk left at their targets, in all running samples
-        self.moved: set[str] = set()  # nodes that fired in the running chunk
+        self.moved: set[str] = set()  # nodes that fired in the running chunk; of interest where others may rest
 
     def advance(self, steps, samples=None, done=None):
         super().advance(steps, samples, done)
@@ -378,7 +378,7 @@ class CumulativeEngine(SpikingEngine):
                 self.tracers[node.name] = fired.tracer
             else:
                 self.tracers[node.name][self.samples.to(current.device)] = fired.tracer
-            if self.device.type == "cpu" and bool(fired.counts.any()):
+            if self.resting and bool(fired.counts.any()):
                 self.moved.add(node.name)
             return hand_on(node, fired.levels, current.dtype, timeline=fired.timeline)
 

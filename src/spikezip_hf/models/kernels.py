@@ -9,7 +9,7 @@ package is installed, and does with the references if not.
 """
 
 import math
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -119,12 +119,19 @@ def exponentials(scale: torch.Tensor) -> torch.Tensor | None:
     Returns:
         (entries,); None where there would be more than 2**20.
     """
-    step = float(scale)
+    table = table_of_exponentials(float(scale))
+    return None if table is None else table.to(scale.device)
+
+
+@lru_cache(maxsize=64)  # those of a network
+@torch.inference_mode(False)  # what is kept can be used outside of it, too
+def table_of_exponentials(step: float) -> torch.Tensor | None:
+    """`exponentials` of a scale, on the CPU; not to be changed."""
     entries = (EXPONENTIAL_BITS + 1) * math.log(2) / step + 2 if step > 0 else math.inf
     if not entries < LONGEST_TABLE:
         return None
     exponents = torch.arange(int(entries), dtype=torch.float64, device="cpu").mul_(-step)
-    return exponents.exp_().mul_(2.0**EXPONENTIAL_BITS).round_().to(torch.int32).to(scale.device)
+    return exponents.exp_().mul_(2.0**EXPONENTIAL_BITS).round_().to(torch.int32)
 
 
 def integer_softmax(integers, table: torch.Tensor, keys: torch.Tensor | None):

@@ -89,8 +89,8 @@ class LinearMap(nn.Module):
         weight, weight_scale = integer_weight(self, weight_form(x.levels, self.weight.flatten(1), bound))
         product = integer_linear(x.levels, weight)
         scale = x.scale * weight_scale
-        bias = None if self.bias is None else self.bias.to(scale.dtype)
-        dtype = self.weight.dtype
+        dtype, bias = self.weight.dtype, self.bias
+        bias = None if bias is None else bias.to(scale.dtype)
         return Rows(integers=product, scale=scale, bias=bias, dtype=dtype, timeline=x.timeline, sources=x.sources)
 
 
