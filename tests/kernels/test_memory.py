@@ -62,6 +62,9 @@ def operations():
         product = library.deferred(levels[:, None], levels[:, None].mT)
         return integer_softmax(product, exponentials(one / 100), None)
 
+    def contexts(library):
+        return library.deferred(levels[:, None, :, :40], levels[:, None, :, :20]).contexts()
+
     return {
         "neurons of floats": (False, lambda library: neurons(library, floats)),
         "neurons of integers": (False, lambda library: neurons(library, levels.int(), scale)),
@@ -71,6 +74,7 @@ def operations():
             lambda library: neurons(library, wide(library).times(levels), scale[:40]),
         ),
         "neurons of a softmax": (True, lambda library: neurons(library, probabilities(library))),
+        "neurons of contexts": (True, lambda library: neurons(library, contexts(library), one)),
         "values": (False, lambda library: library.values(levels, scale, scale)),
         "a sum": (False, lambda library: library.sum([(levels, scale, scale, None), (levels, scale, scale, None)])),
         "levels of a weight": (False, lambda library: library.weight_levels(floats[0, :, :40], scale[:40], 127)),

@@ -276,6 +276,97 @@ class TestSoftmaxOfScores:
         assert torch.equal(found.values, pending.values())
 
 
+@needs_products
+@pytest.mark.usefixtures("way")
+class TestContexts:
+    """With the neurons behind them, against the reference's neurons of the sums."""
+
+    @staticmethod
+    def make(shape, generator, layout="as it is", inside=False, tokens=None, **fields):
+        """Rows, heads still apart, and the sums with heads side by side."""
+        rows, heads, places, k, width = shape
+        left = torch.randint(-128, 128, (rows, heads, places, k), generator=generator, dtype=torch.int8)
+        right = torch.randint(-128, 128, (rows, heads, k, width), generator=generator, dtype=torch.int8)
+        if tokens is not None:
+            right = of_tokens(right, tokens)
+        sums = (left.double() @ right.double()).transpose(1, 2).flatten(2).to(torch.int32)
+        if inside:
+            right = right.transpose(1, 2).contiguous().transpose(1, 2)
+        product = built.deferred(laid_out(left, layout), right)
+        return Rows(integers=product, scale=torch.tensor([1e-3]), dtype=torch.float32, **fields), sums
+
+    @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.tuples(st.integers(1, 4), st.integers(1, 2)),
+        st.tuples(st.integers(1, 3), st.integers(1, 70), st.integers(1, 140), st.integers(1, 64)),
+        st.sampled_from(LAYOUTS),
+        st.booleans(),
+        st.booleans(),
+        st.integers(0, 1000),
+    )
+    def test_fire_as_the_reference_does(self, time, sizes, layout, inside, padded, seed):
+        (steps, samples), (heads, places, k, width) = time, sizes
+        generator = torch.Generator().manual_seed(seed)
+        changed = torch.rand(steps, samples, generator=generator) < 0.6
+        changed[0] = True
+        timeline = Timeline(changed)
+        keys = some_tokens(timeline.num_rows, k, generator) if padded else None
+        rows, sums = self.make((timeline.num_rows, *sizes), generator, layout, inside, keys, timeline=timeline)
+        node = make_node(16, True, heads * width, seed % 2 == 0, generator)
+        tokens = some_tokens(samples, places, generator) if padded else None
+        tracer = torch.randint(-8, 8, (samples, places, heads * width), generator=generator, dtype=torch.int8)
+        tracer = of_tokens(tracer, tokens)
+        arguments = tokens, 3, int(seed % 3 == 0), int(seed % 5 == 0)
+        merged = rows.heads_merged()
+        assert merged.shape == sums.shape
+        done = mock.Mock(side_effect=AssertionError("the sums were written to memory"))
+        with mock.patch.object(built, "products", done):
+            firing = fire(node, merged, tracer.clone(), *arguments)
+        with mock.patch.object(kernels, "native", None):
+            whole = Rows(integers=sums, scale=rows.scale, dtype=rows.dtype, timeline=timeline)
+            expected = fire_reference(node, whole, tracer.clone(), *arguments)
+        assert_same_firing(firing, expected)
+
+    def test_of_more_places_than_a_block_and_two_threads(self, threads):
+        generator, timeline = torch.Generator().manual_seed(0), Timeline(torch.ones(3, 1, dtype=torch.bool))
+        rows, sums = self.make((3, 1, 197, 197, 64), generator, timeline=timeline)
+        node, rest = make_node(16, True, 64, False, generator), torch.zeros(1, 197, 64, dtype=torch.int8)
+        whole = Rows(integers=sums, scale=rows.scale, dtype=rows.dtype, timeline=timeline)
+        expected = fire_reference(node, whole, rest.clone())
+        assert_same_firing(fire(node, rows.heads_merged(), rest.clone()), expected)
+
+    @pytest.mark.parametrize("as_it_is", [lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+    def test_whoever_asks_gets_sums_and_values(self, as_it_is):
+        rows, sums = self.make((2, 3, 5, 6, 4), torch.Generator().manual_seed(0))
+        merged = as_it_is(rows.heads_merged())
+        assert merged.values.dtype == torch.float32
+        assert torch.equal(merged.values, sums * rows.scale)
+        assert torch.equal(merged.integers, sums)
+        merged = rows.heads_merged()
+        merged.bias = torch.ones(12)  # no kernel has products of two with a bias
+        assert torch.equal(merged.values, sums * rows.scale + 1)
+
+    @pytest.mark.parametrize("kind", ["windows", "a wide head", "columns in place", "values", "integers"])
+    def test_others_are_done_before(self, kind):
+        shape = (2, 3, 5, 6, 65 if kind == "a wide head" else 4)
+        rows, sums = self.make(shape, torch.Generator().manual_seed(0))
+        product = rows.product
+        if kind == "windows":
+            product = built.deferred(product.left[:, None], product.right[:, None])
+            sums = sums[:, None]
+        elif kind == "columns in place":
+            product = built.deferred(product.left, laid_out(product.right, "transposed"))
+        rows = Rows(integers=product, scale=rows.scale, dtype=rows.dtype)
+        if kind == "values":
+            rows = rows.with_gradient_of(torch.zeros(2, 3, 5, 4))
+        elif kind == "integers":
+            rows = rows.like(rows.integers)
+        merged = rows.heads_merged()
+        assert merged.product is None
+        assert torch.equal(merged.integers, sums)
+        assert torch.equal(merged.values, sums * rows.scale)
+
+
 def test_integer_products_with_weights_do_not_saturate_on_a_processor_without_vnni():
     """It multiplies bytes in pairs, whose sums of 16 bits saturate; oneDNN can be told to do as one without."""
     code = (

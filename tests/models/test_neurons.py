@@ -388,8 +388,8 @@ def test_a_kernel_is_given_a_softmax_that_has_still_to_be_done():
     assert sums_of(current) == (current.values, None, None)
 
 
-@pytest.mark.parametrize("with_a_weight", [True, False])
-def test_a_kernel_is_given_a_product_with_a_weight_as_it_is_and_sums_of_any_other(with_a_weight):
+@pytest.mark.parametrize("with_neurons", [True, False])
+def test_a_kernel_is_given_a_product_that_it_can_do_as_it_is_and_sums_of_any_other(with_neurons):
     class Product:
         shape, device = torch.Size([3, 4]), torch.device("cpu")
 
@@ -397,10 +397,9 @@ def test_a_kernel_is_given_a_product_with_a_weight_as_it_is_and_sums_of_any_othe
             return torch.arange(12, dtype=torch.int32).reshape(3, 4)
 
     product = Product()
-    if with_a_weight:
-        product.weight = torch.rand(4, 4)
+    product.with_neurons = with_neurons
     scale, bias = torch.rand(4), torch.rand(4)
     given, by, more = sums_of(Rows(integers=product, scale=scale, bias=bias, dtype=torch.float32))
     assert by is scale
     assert more is bias
-    assert given is product if with_a_weight else torch.equal(given, product.sums())
+    assert given is product if with_neurons else torch.equal(given, product.sums())

@@ -26,7 +26,8 @@ def gives_reference(kernels: Library) -> bool:
         for right in (b, b.mT.contiguous().mT):
             if not torch.equal(kernels.products(a, right).double(), torch.matmul(a.double(), right.double())):
                 return False
-    if kernels.has_products and not (multiplies_weights(kernels, generator) and softens_scores(kernels, generator)):
+    products = multiplies_weights, softens_scores, joins_heads
+    if kernels.has_products and not all(right(kernels, generator) for right in products):
         return False
     features, bounds = 33, (-8, 7)
     weight, steps = torch.randn(70, features, generator=generator), torch.rand(70, generator=generator) / 20 + 0.01
@@ -117,12 +118,7 @@ def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:
         values = sums.float() * scale + scale
         if not torch.equal(kernels.linear(product, scale, scale), values):
             return False
-        threshold, tracer = values.std()[None] / 3, torch.zeros(1, 35, 66, dtype=torch.int8)
-        given = threshold, (-8, 7), torch.tensor([[0], [1], [2]])
-        together = kernels.fire(product, scale, scale, *given, tracer.clone(), tokens, 15, 0)
-        alone = kernels.fire(values, None, None, *given, tracer.clone(), tokens, 15, 0)
-        targets = torch.floor(values / threshold + 0.5).clamp(-8, 7).to(torch.int8) * tokens[..., None]
-        if not torch.equal(together[0], targets) or not all(map(torch.equal, together[:-1], alone[:-1])):
+        if not fires_as_values(kernels, (product, scale, scale), values, values.std()[None] / 3, (-8, 7), tokens):
             return False
     return True
 
@@ -137,14 +133,42 @@ def softens_scores(kernels: Library, generator: torch.Generator) -> bool:
     parts = table[(scores.amax(-1, keepdim=True) - scores).clamp(max=255).long()]
     probabilities = parts.float() * parts.sum(-1, keepdim=True).float().reciprocal()
     softmax = Probabilities(MatrixProduct(kernels, q, k), table, keys, lambda *_: probabilities)
-    threshold = torch.tensor([0.01])
-    arguments = None, None, threshold, (0, 15), torch.tensor([[0], [1]])
-    rest, tokens = torch.zeros(1, 3, 35, 70, dtype=torch.int8), padding_at_the_ends(35)
+    given = softmax, None, None
+    return fires_as_values(kernels, given, probabilities, torch.tensor([0.01]), (0, 15), padding_at_the_ends(35))
+
+
+def joins_heads(kernels: Library, generator: torch.Generator) -> bool:
+    """Whether the neurons of small contexts come out as plain torch has them."""
+    probabilities = torch.randint(0, 16, (2, 3, 35, 70), generator=generator, dtype=torch.int8)
+    values = torch.randint(-8, 8, (2, 70, 3, 20), generator=generator, dtype=torch.int8).transpose(1, 2)
+    values[:, :, :2] = values[:, :, -3:] = 0  # as at padding
+    sums, scale = torch.matmul(probabilities.double(), values.double()), torch.tensor([0.01])
+    context = sums.transpose(1, 2).flatten(2).float() * scale
+    given = MatrixProduct(kernels, probabilities, values).contexts(), scale, None
+    return fires_as_values(kernels, given, context, context.std()[None] / 3, (-8, 7), padding_at_the_ends(35))
+
+
+def fires_as_values(
+    kernels: Library,
+    given: tuple,
+    values: torch.Tensor,
+    threshold: torch.Tensor,
+    bounds: tuple[int, int],
+    tokens: torch.Tensor,
+) -> bool:
+    """Whether the neurons of a product, given with its scale and bias, are those of its values, and at their levels.
+
+    Args:
+        values: (steps, ..., N, features) of one sample.
+        tokens: (1, N) bool.
+    """
+    index, rest = torch.arange(len(values))[:, None], torch.zeros(1, *values.shape[1:], dtype=torch.int8)
     together, alone = (
-        kernels.fire(current, *arguments, rest.clone(), tokens, 15, 0) for current in (softmax, probabilities)
+        kernels.fire(*current, threshold, bounds, index, rest.clone(), tokens, 15, 0)
+        for current in (given, (values, None, None))
     )
-    targets = torch.floor(probabilities / threshold + 0.5).clamp(0, 15).to(torch.int8) * tokens[:, None, :, None]
-    return torch.equal(together[0], targets) and all(map(torch.equal, together[:-1], alone[:-1]))
+    levels = torch.floor(values / threshold + 0.5).clamp(*bounds).to(torch.int8) * tokens[..., None]
+    return torch.equal(together[0], levels) and all(map(torch.equal, together[:-1], alone[:-1]))
 
 
 def padding_at_the_ends(positions: int) -> torch.Tensor:
