@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from spikezip_hf import QuantSwinForImageClassification, QuantViTForImageClassification
-from spikezip_hf.models import kernels, simulation
+from spikezip_hf.models import engines, kernels, simulation
 from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 from spikezip_hf.models.operators import Linear
 from tests.conftest import (
@@ -354,6 +354,122 @@ class TestWorkIsSkipped:
         projection.register_forward_hook(lambda _, args, out: passes.append(out.shape[0]))
         simulated(snn, make_inputs(snn, steps=5), 17, chunk_steps=4)
         assert passes == [4 * 4, 4 * 1, 4, 4, 4]
+
+
+class TestNodesAtRest:
+    """They are not asked again while what their products are of stays where it is."""
+
+    @staticmethod
+    def nodes_that_rest(snn, batch, **arguments):
+        """Names of the nodes that rest in each chunk."""
+        chunks = []
+
+        class Watched(engines.CumulativeEngine):
+            def advance(self, *given):
+                super().advance(*given)
+                chunks.append([])
+
+            def rest(self, node, *given):
+                chunks[-1].append(node.name)
+                return super().rest(node, *given)
+
+        run = simulated(snn, batch, engine_class=Watched, **arguments)
+        return chunks, run
+
+    @staticmethod
+    def behind_products(snn):
+        """Names of the nodes behind products with weights or of attention, whose operands are levels."""
+        others = ("embeddings", "layernorm", "LayerNorm", "norm")
+        return [node.name for node in snn.nodes if not any(part in node.name for part in others)]
+
+    @pytest.mark.parametrize("stop", ["never", "equilibrium"])
+    @pytest.mark.parametrize("weight_bits", [None, 8])
+    def test_in_the_step_that_proves_equilibrium_all_behind_exact_products_do(self, weight_bits, stop):
+        if weight_bits is None and not FIXED:
+            pytest.skip("here products of float32 are not exact")
+        snn = make_snn(weight_bits=weight_bits)
+        batch = make_inputs(snn)
+        chunks, run = self.nodes_that_rest(snn, batch, time_steps=200, stop=stop)
+        assert bool((run.equilibrium_step > 0).all())
+        assert chunks[0] == []
+        assert chunks[-1] == self.behind_products(snn)
+        assert len(chunks[-1]) == 2 * 8
+        expected = snn(**batch, execution="equilibrium")
+        assert torch.equal(run.readout, expected.logits)
+
+    def test_not_where_products_are_not_exact(self):
+        snn = make_snn(dtype=torch.float64)
+        chunks, run = self.nodes_that_rest(snn, make_inputs(snn), time_steps=200)
+        assert bool((run.equilibrium_step > 0).all())
+        of_attention = [name for name in self.behind_products(snn) if "probs" in name or "context" in name]
+        assert chunks[-1] == [name for name in of_attention if "context" in name]
+
+    def test_a_first_layer_does_before_the_last(self):
+        snn = make_snn(weight_bits=8, layers=4)
+        batch = make_inputs(snn, batch=1)
+        chunks, run = self.nodes_that_rest(snn, batch, time_steps=81, chunk_steps=4)
+        of_layer = [[sum(f"layers.{i}." in name for name in names) for i in range(4)] for names in chunks]
+        assert of_layer[0] == [0, 0, 0, 0]
+        assert of_layer[-1] == [8, 8, 8, 8]
+        assert any(first == 8 > last for first, *_, last in of_layer)
+
+    def test_not_while_one_sample_is_on_its_way(self):
+        snn = make_snn(weight_bits=8)
+        batch = make_inputs(snn)
+        steps = int(simulated(snn, batch, 200).equilibrium_step.max())
+        chunks, run = self.nodes_that_rest(snn, batch, time_steps=steps, chunk_steps=steps, output_time_steps=False)
+        assert int(run.equilibrium_step.max()) == steps  # it moved in the last step
+        assert chunks[0] == []
+        assert len(chunks[-1]) < len(self.behind_products(snn))
+
+    @pytest.mark.parametrize("chunk_steps", [1, 5])
+    @pytest.mark.parametrize("change", ["silenced", "scaled", "shifted", "other levels"])
+    def test_not_behind_a_hook_that_comes_and_goes(self, change, chunk_steps):
+        """A node may then be at the target of a current that it has had no longer."""
+
+        def simulated_with_hook(snn, engine_class):
+            passes = []
+
+            def hook(module, args, output):
+                passes.append(1)
+                if not 4 <= len(passes) * chunk_steps % 24 <= 12:
+                    return output
+                if change == "scaled":
+                    return output * 0.5
+                if change == "shifted":
+                    return output + 0.25
+                if change == "other levels":
+                    return output[:, torch.arange(output.shape[1] - 1, -1, -1)]
+                return output.masked_fill(torch.ones((), dtype=torch.bool), 0.0)
+
+            handles = [snn.vit.layers[0].mlp.hidden_node.register_forward_hook(hook)]
+            try:
+                return simulated(snn, batch, 97, chunk_steps=chunk_steps, engine_class=engine_class)
+            finally:
+                for handle in handles:
+                    handle.remove()
+
+        class Asking(engines.CumulativeEngine):
+            def rests(self, node, current):
+                return False
+
+        snn = make_snn(weight_bits=8)
+        batch = make_inputs(snn)
+        run = simulated_with_hook(snn, engines.CumulativeEngine)
+        expected = simulated_with_hook(snn, Asking)
+        assert torch.equal(run.per_step, expected.per_step)
+        assert torch.equal(run.spike_counts, expected.spike_counts)
+        assert torch.equal(run.equilibrium_step, expected.equilibrium_step)
+        assert not torch.equal(run.spike_counts, simulated(snn, batch, 97).spike_counts)
+
+    def test_what_they_hand_on_is_their_own(self):
+        """The next chunk changes tracers in place."""
+        snn = make_snn(weight_bits=8)
+        handed = []
+        node = snn.vit.layers[0].mlp.hidden_node
+        node.register_forward_hook(lambda _, args, out: handed.append((out, out.integers.clone())))
+        simulated(snn, make_inputs(snn), 97, chunk_steps=4)
+        assert all(torch.equal(out.integers, levels) for out, levels in handed)
 
 
 class TensorSizes(TorchDispatchMode):

@@ -137,8 +137,8 @@ class MatrixProduct:
 
 @dataclass(frozen=True, eq=False)
 class Contexts:
-    """A product of probabilities and values, (rows, heads, m, n), head beside head: (rows, m, heads * n). Neurons can do
-    it (`Library.fire`)."""
+    """A product of probabilities and values, (rows, heads, m, n), head beside head: (rows, m, heads * n). Neurons can
+    do it (`Library.fire`)."""
 
     product: MatrixProduct
     with_neurons = True

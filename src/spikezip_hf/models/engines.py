@@ -219,7 +219,7 @@ class SpikingEngine(QuantEngine):
 
     @property
     def settled(self) -> torch.Tensor:
-        """(B,) bool, whether after the last step that it was simulated in every tracer of a sample equals its target."""
+        """(B,) bool, whether all nodes of a sample are at their targets."""
         if isinstance(self.at_target, bool):
             return torch.zeros(self.batch_size, dtype=torch.bool, device=self.device)
         return self.at_target.all(1)

@@ -264,7 +264,9 @@ class Softmax(nn.Module):
         table = self.exponentials(x) if x.uniform and x.dtype == torch.float32 else None
         if table is None:
             return Rows(self.forward(x.values, keys), timeline=timeline)
-        probabilities = Rows(integer_softmax(x.given, table, keys), dtype=x.dtype, timeline=timeline, sources=x.sources)
+        probabilities = Rows(
+            integer_softmax(x.given, table, keys), dtype=x.dtype, timeline=timeline, sources=x.sources
+        )
         if not torch.is_grad_enabled():
             return probabilities
         return probabilities.with_gradient_of(self.forward(x.values, keys))
