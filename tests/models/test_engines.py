@@ -307,6 +307,17 @@ class TestCumulative:
         assert engine.tracers["node"].tolist() == [[2], [-4], [1]]
         assert engine.firing["node"][0].tolist() == [[1], [1]]
 
+    def test_nodes_rest_that_are_at_target_in_all_samples_of_the_chunk(self):
+        engine = CumulativeEngine(3, torch.device("cpu"))
+        engine.advance(2)
+        assert engine.resting == set()
+        engine.tracers = dict.fromkeys("ab", torch.zeros(3, 1))
+        engine.at_target = torch.tensor([[False, True], [True, True], [True, False]])
+        for samples, resting in ((None, set()), ([0, 1], {"b"}), ([1], {"a", "b"}), ([2, 1], {"a"})):
+            engine.moved = {"a"}
+            engine.advance(2, None if samples is None else torch.tensor(samples))
+            assert (engine.resting, engine.moved) == (resting, set())
+
     def test_the_readout_of_every_step_or_of_the_last(self):
         engine = CumulativeEngine(2, torch.device("cpu"))
         engine.advance(3)

@@ -423,8 +423,16 @@ class TestNodesAtRest:
         assert len(chunks[-1]) < len(self.behind_products(snn))
 
     @pytest.mark.parametrize("chunk_steps", [1, 5])
-    @pytest.mark.parametrize("change", ["silenced", "scaled", "shifted", "other levels"])
-    def test_not_behind_a_hook_that_comes_and_goes(self, change, chunk_steps):
+    @pytest.mark.parametrize(
+        ("change", "where"),
+        [
+            ("silenced", "mlp.hidden_node"),
+            ("shifted", "mlp.hidden_node"),
+            ("other levels", "mlp.hidden_node"),
+            ("scaled", "attention.scores"),
+        ],
+    )
+    def test_not_behind_a_hook_that_comes_and_goes(self, change, where, chunk_steps):
         """A node may then be at the target of a current that it has had no longer."""
 
         def simulated_with_hook(snn, engine_class):
@@ -435,19 +443,18 @@ class TestNodesAtRest:
                 if not 4 <= len(passes) * chunk_steps % 24 <= 12:
                     return output
                 if change == "scaled":
-                    return output * 0.5
+                    return output * 0.25
                 if change == "shifted":
                     return output + 0.25
                 if change == "other levels":
                     return output[:, torch.arange(output.shape[1] - 1, -1, -1)]
                 return output.masked_fill(torch.ones((), dtype=torch.bool), 0.0)
 
-            handles = [snn.vit.layers[0].mlp.hidden_node.register_forward_hook(hook)]
+            handle = snn.vit.layers[0].get_submodule(where).register_forward_hook(hook)
             try:
                 return simulated(snn, batch, 97, chunk_steps=chunk_steps, engine_class=engine_class)
             finally:
-                for handle in handles:
-                    handle.remove()
+                handle.remove()
 
         class Asking(engines.CumulativeEngine):
             def rests(self, node, current):
@@ -463,12 +470,16 @@ class TestNodesAtRest:
         assert not torch.equal(run.spike_counts, simulated(snn, batch, 97).spike_counts)
 
     def test_what_they_hand_on_is_their_own(self):
-        """The next chunk changes tracers in place."""
+        """The next chunk changes tracers in place, here when more input comes after a pause."""
         snn = make_snn(weight_bits=8)
+        batch = make_inputs(snn, steps=80)
+        batch["pixel_values"][:, 1:79] = 0
         handed = []
         node = snn.vit.layers[0].mlp.hidden_node
         node.register_forward_hook(lambda _, args, out: handed.append((out, out.integers.clone())))
-        simulated(snn, make_inputs(snn), 97, chunk_steps=4)
+        chunks, _ = self.nodes_that_rest(snn, batch, time_steps=97, chunk_steps=4)
+        rests = [node.name in names for names in chunks]
+        assert rests[18:20] == [True, False]  # up to step 76, and up to 80
         assert all(torch.equal(out.integers, levels) for out, levels in handed)
 
 

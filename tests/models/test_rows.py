@@ -126,6 +126,17 @@ class TestAlignment:
         assert torch.equal(product.integers.double()[product.timeline.index], exact)
         assert torch.equal(every_step(product), exact.float() * (left.scale * right.scale))
 
+    @pytest.mark.parametrize(
+        ("left", "right", "both"), [(("a",), ("b", 0.5), ("a", "b", 0.5)), ((), ("b",), ()), (("a",), (), ())]
+    )
+    def test_of_a_product_knows_the_sources_of_both_sides(self, left, right, both):
+        a, b = (random_rows(Timeline.constant(2, 1), sources=sources) for sources in (left, right))
+        product = MatMul()(a, b.transpose(-1, -2))
+        assert product.sources == both
+        assert (product * 0.125).sources == ((*both, 0.125) if both else ())
+        assert product[:, 0].sources == ()
+        assert (product + 1.0).sources == ()
+
     @settings(max_examples=30, deadline=None)
     @given(changes(count=2))
     def test_of_a_product_with_values_on_one_side(self, changed):

@@ -272,11 +272,13 @@ class Softmax(nn.Module):
         return probabilities.with_gradient_of(self.forward(x.values, keys))
 
     def exponentials(self, x: Rows) -> torch.Tensor | None:
-        """The table for scores of this scale, made once in a simulation; None where there is none, as in a graph."""
+        """The table for scores of this scale, found once in a simulation; None where there is none, as in a graph."""
         scale = x.scale
         if scale is None or not in_inference(self):
             return None
-        return remembered(self, "exponentials", lambda: exponentials(scale))
+        if not x.sources:  # which say where the scale is from
+            return exponentials(scale)
+        return remembered(self, ("exponentials", x.sources), lambda: exponentials(scale))
 
 
 class LayerNorm(nn.LayerNorm):
