@@ -26,6 +26,7 @@ from spikezip_hf import (
     SpikeViTForImageClassification,
 )
 from spikezip_hf.models import operators
+from spikezip_hf.models.engines import CumulativeEngine
 from spikezip_hf.models.kernels import float_linear
 
 logging.disable_progress_bar()
@@ -108,6 +109,16 @@ def work(snn, inputs, **arguments) -> dict[str, float]:
         width = output.shape[-1]
         done[0] += shape.numel() * width
 
+    class Counting(CumulativeEngine):
+        def rest(self, node, current, tracer):
+            """A product that was still to be done is not."""
+            product = current.pending or current.product
+            product = getattr(product, "product", product)  # that of attention
+            if product is not None:
+                operand = product.left if hasattr(product, "left") else product.levels
+                done[0] -= product.shape.numel() * operand.shape[-1]
+            return super().rest(node, current, tracer)
+
     hooks = [
         module.register_forward_hook(count)
         for module in snn.modules()
@@ -115,7 +126,7 @@ def work(snn, inputs, **arguments) -> dict[str, float]:
     ]
     snn(**inputs, execution="equilibrium")
     dense, done[0] = done[0], 0
-    steps = snn(**inputs, **arguments).equilibrium_step
+    steps = snn.trajectory(**inputs, **arguments, engine_class=Counting).equilibrium_step
     for hook in hooks:
         hook.remove()
     return {

@@ -407,7 +407,7 @@ class TestNodesAtRest:
     def test_a_first_layer_does_before_the_last(self):
         snn = make_snn(weight_bits=8, layers=4)
         batch = make_inputs(snn, batch=1)
-        chunks, run = self.nodes_that_rest(snn, batch, time_steps=81, chunk_steps=4)
+        chunks, _ = self.nodes_that_rest(snn, batch, time_steps=81, chunk_steps=4)
         of_layer = [[sum(f"layers.{i}." in name for name in names) for i in range(4)] for names in chunks]
         assert of_layer[0] == [0, 0, 0, 0]
         assert of_layer[-1] == [8, 8, 8, 8]

@@ -164,8 +164,8 @@ def fires_as_values(
     """
     index, rest = torch.arange(len(values))[:, None], torch.zeros(1, *values.shape[1:], dtype=torch.int8)
     together, alone = (
-        kernels.fire(*current, threshold, bounds, index, rest.clone(), tokens, 15, 0)
-        for current in (given, (values, None, None))
+        kernels.fire(current, scale, bias, threshold, bounds, index, rest.clone(), tokens, 15, 0)
+        for current, scale, bias in (given, (values, None, None))
     )
     levels = torch.floor(values / threshold + 0.5).clamp(*bounds).to(torch.int8) * tokens[..., None]
     return torch.equal(together[0], levels) and all(map(torch.equal, together[:-1], alone[:-1]))

@@ -178,7 +178,7 @@ class SpikingEngine(QuantEngine):
         spike_counts: (B, nodes) int64 spikes so far; a spike of size m counts m. A number before the first chunk.
         last_activity: (B,) int64, last step in which the sample's input changed or one of its neurons fired.
         at_target: (B, nodes) bool, whether after the last step that the sample was simulated in the node's tracers
-            equal their targets. A number before the first chunk.
+            equal their targets. None before the first chunk.
         firing: {node name: (counts, at_target, undefined)} of the running chunk, as in `neurons.Firing`.
     """
 
@@ -203,7 +203,7 @@ class SpikingEngine(QuantEngine):
         self.tracers: dict[str, torch.Tensor] = {}
         self.spike_counts: torch.Tensor | int = 0
         self.last_activity = torch.full((batch_size,), input_steps, device=device)
-        self.at_target: torch.Tensor | bool = False
+        self.at_target: torch.Tensor | None = None
         self.firing: dict[str, tuple] = {}
 
     def advance(self, steps: int, samples: torch.Tensor | None = None, done: int | None = None) -> None:
@@ -220,7 +220,7 @@ class SpikingEngine(QuantEngine):
     @property
     def settled(self) -> torch.Tensor:
         """(B,) bool, whether all nodes of a sample are at their targets."""
-        if isinstance(self.at_target, bool):
+        if self.at_target is None:
             return torch.zeros(self.batch_size, dtype=torch.bool, device=self.device)
         return self.at_target.all(1)
 
@@ -290,6 +290,7 @@ class SpikingEngine(QuantEngine):
         self.spike_counts[everything] += counts.sum(0)
         active = torch.where(counts.any(-1), steps[:, None] + self.step, 0).amax(0)
         self.last_activity[everything] = torch.maximum(self.last_activity[everything], active)
+        assert self.at_target is not None
         self.at_target[everything] = torch.stack([at_target for _, at_target, _ in self.firing.values()], -1)
 
 
@@ -299,7 +300,7 @@ class CumulativeEngine(SpikingEngine):
     Because an ST-BIF+ neuron tracks its quantizer, every operator but the neuron may act on accumulated values with no
     memory of its own, and the steps of a chunk are rows of one product. Only `fire` goes through time. A row that is
     the same as one step earlier is not there: see `Timeline`. On a GPU all are, as looking for such rows would have
-    every node wait for the device.
+    every node wait for the device. On a CPU a node `rests` while nothing can move it.
     """
 
     def __init__(self, *args, **kwargs):
@@ -314,7 +315,7 @@ class CumulativeEngine(SpikingEngine):
         super().advance(steps, samples, done)
         self.constant = Timeline.constant(steps, self.num_samples)
         self.moved = set()
-        if isinstance(self.at_target, torch.Tensor) and self.device.type == "cpu":
+        if self.at_target is not None and self.device.type == "cpu":
             at_target = self.chosen(self.at_target).all(0).tolist()
             self.resting = {name for name, resting in zip(self.tracers, at_target) if resting}
 
