@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from spikezip_hf.models import kernels
-from spikezip_hf.models.kernels import EXPONENTIAL_BITS, LONGEST_TABLE, exponentials, integer_softmax
+from spikezip_hf.models.kernels import (
+    EXPONENTIAL_BITS,
+    LONGEST_TABLE,
+    exponentials,
+    integer_softmax,
+    table_of_exponentials,
+)
 from spikezip_hf.models.operators import MatMul, Softmax
+from spikezip_hf.models.remembering import parameters_remembered
 from spikezip_hf.models.rows import Rows
 from tests.models.test_fast_engine import make_inputs, make_snn
 
@@ -72,6 +79,26 @@ def attention_scores(dtype=torch.float32):
     scale = torch.tensor([0.3], dtype=dtype)
     q, k = (Rows(integers=x, scale=scale, peak=8, dtype=dtype) for x in (q, k))
     return MatMul().eval()(q, k)
+
+
+def test_a_table_is_made_once_and_old_ones_are_let_go():
+    with torch.inference_mode():
+        table = exponentials(torch.tensor([0.25]))
+    assert exponentials(torch.tensor([0.25])) is table
+    assert not table.is_inference()
+    for step in range(1, 101):
+        exponentials(torch.tensor([step / 7]))
+    assert table_of_exponentials.cache_info().currsize == 64
+    assert exponentials(torch.tensor([0.25])) is not table
+
+
+@torch.no_grad()
+def test_in_a_simulation_scores_of_unknown_sources_may_have_any_scale():
+    product, softmax = attention_scores(), Softmax().eval()
+    with parameters_remembered():
+        for factor in (1.0, 0.25):
+            expected = integer_softmax(product.integers, exponentials(product.scale * factor), None)
+            assert torch.equal(softmax(product * factor).values, expected)
 
 
 @torch.no_grad()
