@@ -110,14 +110,14 @@ def work(snn, inputs, **arguments) -> dict[str, float]:
         done[0] += shape.numel() * width
 
     class Counting(CumulativeEngine):
-        def rest(self, node, current, tracer):
+        def rest(self, node, current):
             """A product that was still to be done is not."""
             product = current.pending or current.product
             product = getattr(product, "product", product)  # that of attention
             if product is not None:
                 operand = product.left if hasattr(product, "left") else product.levels
                 done[0] -= product.shape.numel() * operand.shape[-1]
-            return super().rest(node, current, tracer)
+            return super().rest(node, current)
 
     hooks = [
         module.register_forward_hook(count)

@@ -380,7 +380,6 @@ class Library:
             and tracer.numel() > 0
             and current.shape[1:] == tracer.shape[1:]
             and index.shape[1] == len(tracer)
-            and int(index.max()) < current.shape[0]
             and all(is_spread(x, current.shape[-1]) for x in (scale, bias, threshold))
             and (tokens is None or (tokens.dtype == torch.bool and tokens.shape == (len(tracer), current.shape[-2])))
         )
@@ -413,8 +412,8 @@ class Library:
             neurons = Neurons(kind=LEVELS, weight=Weight.of(current.weight))
         elif isinstance(current, Probabilities | Contexts):
             given, right = with_rows_in_place(current.product.left), current.product.right
-            strides = torch.tensor([*given.stride()[:3], *right.stride()], device=CPU)
-            neurons = Neurons(k=given.shape[-1], right=right.data_ptr(), strides=strides.data_ptr())
+            strides = numbers(*given.stride()[:3], *right.stride())
+            neurons = Neurons(k=given.shape[-1], right=right.data_ptr(), strides=ctypes.addressof(strides))
             if isinstance(current, Contexts):
                 neurons.kind, neurons.width = CONTEXTS, right.shape[-1]
             else:

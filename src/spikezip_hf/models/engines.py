@@ -278,9 +278,11 @@ class SpikingEngine(QuantEngine):
         """
         everything = slice(None) if self.samples is None else self.samples.to(self.device)
         counts = torch.stack([counts for counts, _, _ in self.firing.values()], -1)  # (chunk, L, nodes)
-        undefined = torch.stack([torch.as_tensor(flag, device=self.device) for _, _, flag in self.firing.values()])
-        if bool(undefined.any()):
-            raise undefined_current(list(self.firing)[int(undefined.int().argmax())])
+        flags = [flag for _, _, flag in self.firing.values()]
+        if not all(isinstance(flag, bool) for flag in flags):
+            flags = torch.stack([torch.as_tensor(flag, device=self.device) for flag in flags]).tolist()
+        if any(flags):
+            raise undefined_current(list(self.firing)[flags.index(True)])
         steps = torch.arange(1, self.chunk + 1, device=self.device)
         if steps_counted is not None:
             counts = counts * (steps[:, None] <= steps_counted)[..., None]
@@ -310,11 +312,14 @@ class CumulativeEngine(SpikingEngine):
         self.sources: dict[str, tuple] = {}  # of each node's current, as of `Rows`: the same so far, empty if not
         self.resting: set[str] = set()  # nodes that the last chunk left at their targets, in all running samples
         self.moved: set[str] = set()  # nodes that fired in the running chunk; of interest where others may rest
+        self.handed_on: set[str] = set()  # nodes whose tracers others have, who shall not see them change
 
     def advance(self, steps, samples=None, done=None):
         super().advance(steps, samples, done)
         self.constant = Timeline.constant(steps, self.num_samples)
         self.moved = set()
+        spikes = torch.zeros(steps, self.num_samples, dtype=torch.int64, device=self.device)
+        self.no_spikes = spikes, torch.ones_like(spikes[0], dtype=torch.bool), False  # of a node that rests
         if self.at_target is not None and self.device.type == "cpu":
             at_target = self.chosen(self.at_target).all(0).tolist()
             self.resting = {name for name, resting in zip(self.tracers, at_target) if resting}
@@ -367,11 +372,14 @@ class CumulativeEngine(SpikingEngine):
             shape = (self.batch_size, *current.shape[1:])
             self.tracers[node.name] = torch.zeros(shape, dtype=node.level_dtype, device=current.device)
         tokens = None if self.tokens is None or current.dim() < 3 else self.chosen(self.tokens).to(current.device)
-        tracer = self.chosen(self.tracers[node.name])
 
         def step(node, current):
             if self.rests(node, current):
-                return self.rest(node, current, tracer)
+                return self.rest(node, current)
+            if node.name in self.handed_on:
+                self.handed_on.remove(node.name)
+                self.tracers[node.name] = self.tracers[node.name].clone()
+            tracer = self.chosen(self.tracers[node.name])
             gate = self.graded(node), self.closed_steps(node), self.coarse_steps(node)
             fired = fire(node, current, tracer, tokens, *gate)
             self.firing[node.name] = fired.counts, fired.at_target, fired.undefined
@@ -393,12 +401,12 @@ class CumulativeEngine(SpikingEngine):
         sources = self.sources[node.name]
         return node.name in self.resting and bool(sources) and self.moved.isdisjoint(sources)
 
-    def rest(self, node: LSQQuantizer, current: Rows, tracer: torch.Tensor) -> Rows:
+    def rest(self, node: LSQQuantizer, current: Rows) -> Rows:
         """The running chunk of a node that `rests`; a product that was still to be done is not."""
-        counts = torch.zeros(self.chunk, self.num_samples, dtype=torch.int64, device=self.device)
-        self.firing[node.name] = counts, torch.ones_like(counts[0], dtype=torch.bool), False
-        # The next chunk uses up the memory of the tracer.
-        return hand_on(node, tracer.clone(), current.dtype, timeline=self.constant)
+        self.firing[node.name] = self.no_spikes
+        self.handed_on.add(node.name)
+        tracer = self.chosen(self.tracers[node.name])
+        return hand_on(node, tracer, current.dtype, timeline=self.constant)
 
     def accumulated(self, readout, before, every_step):
         readout = self.rows(readout)

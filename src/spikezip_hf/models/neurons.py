@@ -68,8 +68,8 @@ def fire(
     threshold, index = node.threshold(torch.float32), current.timeline.index
     given = sums_of(current)
     kernels = compiled(*given, threshold, tracer, tokens, neurons=True)
-    exact = current.dtype == torch.float32
-    if kernels is None or not exact or not kernels.takes_neurons(*given, threshold, index, tracer, tokens):
+    fits = current.dtype == torch.float32 and current.timeline.num_rows <= current.shape[0]
+    if kernels is None or not fits or not kernels.takes_neurons(*given, threshold, index, tracer, tokens):
         return fire_reference(node, current, tracer, tokens, max_spikes, closed_steps, coarse_steps)
     bounds = node.min_level, node.max_level
     levels, changed, row_of, *report = kernels.fire(

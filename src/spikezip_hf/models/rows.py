@@ -47,6 +47,9 @@ class Timeline:
 
     def union(self, other: "Timeline") -> "Timeline":
         """Rows wherever one of the two has one. One of the two itself, if it has all."""
+        samples = self.changed.shape[1]
+        if self.num_rows == samples or other.num_rows == samples:  # those of the first step, which all have
+            return other if self.num_rows == samples else self
         changed = self.changed | other.changed
         for timeline in (self, other):
             if torch.equal(changed, timeline.changed):
