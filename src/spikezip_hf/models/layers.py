@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .operators import LayerNorm, Linear, MatMul, Softmax
+from .operators import Dropout, LayerNorm, Linear, MatMul, Softmax
 from .quantization import LSQQuantizer
 from .rows import Rows
 
@@ -71,7 +71,7 @@ class SelfAttentionCore(nn.Module):
 
         self.scores = MatMul()
         self.softmax = Softmax()
-        self.dropout = nn.Dropout(config.attention_probs_dropout_prob)
+        self.dropout = Dropout(config.attention_probs_dropout_prob)
         # A position has one feature a head.
         self.probs_node = activation_node(config, self.num_heads, stage, signed=False, over_positions=True)
 
@@ -136,7 +136,7 @@ class PreNormLayer(GradientCheckpointingLayer):
         self.layernorm_after = LayerNorm(width, eps=config.layer_norm_eps)
         self.layernorm_after_node = activation_node(config, width, stage)
         self.mlp = MLP(config, width, hidden_width, stage)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.drop_path = drop_path(config.drop_path_rate, stage, num_layers)
 
     def forward(self, x, engine):

@@ -23,7 +23,7 @@ from .modeling_image import (
     SpikeImageClassifier,
     SpikeImageModel,
 )
-from .operators import Conv2d, LayerNorm, Linear, MeanPool, name_operators
+from .operators import Conv2d, Dropout, LayerNorm, Linear, MeanPool, name_operators
 from .remembering import remembered
 from .windows import Windows, pad_grid
 
@@ -67,7 +67,7 @@ class SwinEmbeddings(nn.Module):
         if config.use_absolute_embeddings:
             height, width = config.grids[0]
             self.position_embeddings = nn.Parameter(torch.zeros(1, height * width, config.embed_dim))
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, pixel_values, engine):
         patches = self.patch_embeddings(pixel_values, engine)

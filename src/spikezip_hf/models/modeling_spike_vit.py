@@ -22,7 +22,7 @@ from .modeling_image import (
     SpikeImageClassifier,
     SpikeImageModel,
 )
-from .operators import Conv2d, LayerNorm, Linear, MeanPool, PatchLinear, name_operators
+from .operators import Conv2d, Dropout, LayerNorm, Linear, MeanPool, PatchLinear, name_operators
 
 
 class ViTPatchEmbeddings(nn.Module):
@@ -93,7 +93,7 @@ class ViTEmbeddings(nn.Module):
         self.prefix = [name for name in ("cls_token", "distillation_token") if name in self._parameters]
         self.patch_embeddings = ViTPatchEmbeddings(config)
         self.position_embeddings = nn.Parameter(torch.zeros(1, positions, config.hidden_size))
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def grid_of(self, height: int, width: int) -> tuple[int, int]:
         """Patches of an image of this size: rows and columns."""

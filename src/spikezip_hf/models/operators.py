@@ -47,14 +47,17 @@ class LinearMap(nn.Module):
 
     def infer(self, x: Rows) -> Rows:
         """The product in inference: exact where it is of levels, if it can be, and in floating point else."""
-        with torch.no_grad():
-            exact = self.exact_product(x) if x.peak and x.bias is None else None
-            if exact is None:
-                values = float_linear(x.values, quantized_weight(self).flatten(1), self.bias)
-                exact = Rows(values, timeline=x.timeline)
         if not torch.is_grad_enabled():
-            return exact
+            return self.product(x)
+        with torch.no_grad():
+            exact = self.product(x)
         return exact.with_gradient_of(nn.functional.linear(x.values, quantized_weight(self).flatten(1), self.bias))
+
+    def product(self, x: Rows) -> Rows:
+        exact = self.exact_product(x) if x.peak and x.bias is None else None
+        if exact is not None:
+            return exact
+        return Rows(float_linear(x.values, quantized_weight(self).flatten(1), self.bias), timeline=x.timeline)
 
     def exact_product(self, x: Rows) -> Rows | None:
         """Levels times integer weights, or times a weight in fixed point; None where there are no sums without
@@ -285,6 +288,16 @@ class LayerNorm(nn.LayerNorm):
     """nn.LayerNorm with a name."""
 
     name: str = ""
+
+    def forward(self, x):
+        return Rows(super().forward(x.values), timeline=x.timeline) if isinstance(x, Rows) else super().forward(x)
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout, which in inference does not come between a product and what follows."""
+
+    def forward(self, x):
+        return super().forward(x) if self.training else x
 
 
 class Tanh(nn.Tanh):

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from .inputs import check_tensor
 from .layers import SelfAttentionCore, activation_node, drop_path
 from .modeling_quantization import TwinPreTrainedModel
-from .operators import LayerNorm, Linear, Tanh, name_operators
+from .operators import Dropout, LayerNorm, Linear, Tanh, name_operators
 
 
 class TextInputs(NamedTuple):
@@ -62,7 +62,7 @@ class TextEmbeddings(nn.Module):
         self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.norm_node = norm_node(config, stage=0)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
 
     def forward(self, text: TextInputs, engine):
         words = self.word_embeddings(text.input_ids) if text.inputs_embeds is None else text.inputs_embeds
@@ -93,7 +93,7 @@ class TextResidual(nn.Module):
         super().__init__()
         self.dense = Linear(in_features, config.hidden_size, weight_bits=config.weight_bits)
         self.output_node = activation_node(config, config.hidden_size, stage)
-        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.dropout = Dropout(config.hidden_dropout_prob)
         self.drop_path = drop_path(config.drop_path_rate, stage, config.num_hidden_layers)
         self.LayerNorm = LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.norm_node = norm_node(config, stage)
