@@ -101,9 +101,7 @@ static void targets_of_scores(const Neurons *a, const Quantizer *q, const Scratc
         }
     }
 }
-#endif
 
-#if HAVE_PRODUCTS
 // Targets of `rows` places of the head whose features begin at `column`, from place `first` on, in one row.
 static void targets_of_contexts(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t row,
                                 int64_t first, int64_t rows, int64_t column, int *undefined) {

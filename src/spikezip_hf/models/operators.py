@@ -93,7 +93,8 @@ class LinearMap(nn.Module):
         product = integer_linear(x.levels, weight)
         scale = x.scale * weight_scale
         dtype, bias = self.weight.dtype, self.bias
-        bias = None if bias is None else bias.to(scale.dtype)
+        if bias is not None and bias.dtype != scale.dtype:
+            bias = bias.to(scale.dtype)
         return Rows(integers=product, scale=scale, bias=bias, dtype=dtype, timeline=x.timeline, sources=x.sources)
 
 

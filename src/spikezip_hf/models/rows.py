@@ -51,8 +51,9 @@ class Timeline:
         if self.num_rows == samples or other.num_rows == samples:  # those of the first step, which all have
             return other if self.num_rows == samples else self
         changed = self.changed | other.changed
+        count = int(changed.sum())
         for timeline in (self, other):
-            if torch.equal(changed, timeline.changed):
+            if timeline.num_rows == count:
                 return timeline
         return Timeline(changed)
 
