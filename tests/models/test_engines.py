@@ -318,6 +318,32 @@ class TestCumulative:
             engine.advance(2, None if samples is None else torch.tensor(samples))
             assert (engine.resting, engine.moved) == (resting, set())
 
+    def test_what_a_resting_node_hands_on_stays_as_it_is(self):
+        """Also where some of the samples go on, whose tracers change in place."""
+        engine, node = CumulativeEngine(2, torch.device("cpu")), make_node()
+
+        def current(*values):
+            sums = torch.tensor(values, dtype=torch.int32)[:, None]
+            scale = torch.ones(1)
+            return Rows(integers=sums, scale=scale, dtype=scale.dtype, timeline=engine.constant, sources=("before",))
+
+        engine.advance(5)
+        moving = engine.fire(node, current(2, -3))
+        assert moving.timeline.num_rows > 2
+        engine.conclude()
+        engine.advance(3)
+        resting = engine.fire(node, current(2, -3))
+        assert engine.firing["node"][0].tolist() == [[0, 0]] * 3
+        assert (resting.integers.tolist(), resting.timeline) == ([[2], [-3]], engine.constant)
+        engine.conclude()
+        assert engine.settled.tolist() == [True, True]
+        engine.advance(4, torch.tensor([1]))
+        engine.moved.add("before")
+        engine.fire(node, current(1))
+        assert engine.firing["node"][0].tolist() == [[1]] * 4
+        assert engine.tracers["node"].tolist() == [[2], [1]]
+        assert resting.integers.tolist() == [[2], [-3]]
+
     def test_the_readout_of_every_step_or_of_the_last(self):
         engine = CumulativeEngine(2, torch.device("cpu"))
         engine.advance(3)

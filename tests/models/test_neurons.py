@@ -388,6 +388,13 @@ def test_a_kernel_is_given_a_softmax_that_has_still_to_be_done():
     assert sums_of(current) == (current.values, None, None)
 
 
+def test_rows_that_are_not_there_are_no_business_of_a_kernel():
+    node = LSQQuantizer(16, True, 4)
+    current = Rows(torch.rand(1, 3, 4), timeline=Timeline(torch.ones(2, 1, dtype=torch.bool)))
+    with pytest.raises(IndexError):
+        fire(node, current, torch.zeros(1, 3, 4, dtype=torch.int8))
+
+
 @pytest.mark.parametrize("with_neurons", [True, False])
 def test_a_kernel_is_given_a_product_that_it_can_do_as_it_is_and_sums_of_any_other(with_neurons):
     class Product:

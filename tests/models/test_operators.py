@@ -7,6 +7,7 @@ from spikezip_hf.models.engines import EventEngine
 from spikezip_hf.models.operators import (
     SESA,
     Conv2d,
+    Dropout,
     LayerNorm,
     Linear,
     MatMul,
@@ -15,6 +16,7 @@ from spikezip_hf.models.operators import (
     SpikeSoftmax,
     name_operators,
 )
+from spikezip_hf.models.rows import Rows
 
 
 def spike_trains(steps, *shape):
@@ -77,3 +79,12 @@ def test_the_event_engine_uses_these_forms_by_name():
         "softmax": SpikeSoftmax,
         "norm": SpikeLayerNorm,
     }
+
+
+def test_dropout_hands_on_what_it_gets_in_inference_and_drops_in_training():
+    dropout, rows, x = Dropout(0.5), Rows(torch.ones(2, 3)), torch.ones(1000)
+    torch.manual_seed(0)
+    assert set(dropout(x).tolist()) == {0.0, 2.0}
+    dropout.eval()
+    assert dropout(rows) is rows
+    assert dropout(x) is x
