@@ -390,7 +390,7 @@ def test_a_kernel_is_given_a_softmax_that_has_still_to_be_done():
 
 def test_rows_that_are_not_there_are_no_business_of_a_kernel():
     node = LSQQuantizer(16, True, 4)
-    current = Rows(torch.rand(1, 3, 4), timeline=Timeline(torch.ones(2, 1, dtype=torch.bool)))
+    current = Rows(torch.rand(1, 3, 4), timeline=Timeline(torch.tensor([[True], [False], [True]])))
     with pytest.raises(IndexError):
         fire(node, current, torch.zeros(1, 3, 4, dtype=torch.int8))
 

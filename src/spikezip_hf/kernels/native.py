@@ -42,7 +42,7 @@ def library() -> "Library | None":
         return None
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
-        logger.info("No C compiler found: the reference kernels do the work, about 3 times slower.")
+        logger.info("No C compiler found: the reference kernels do the work, 3 to 5 times slower.")
         return None
     try:
         path = build(compiler)
