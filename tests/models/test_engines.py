@@ -333,7 +333,10 @@ class TestCumulative:
         engine.conclude()
         engine.advance(3)
         resting = engine.fire(node, current(2, -3))
-        assert engine.firing["node"][0].tolist() == [[0, 0]] * 3
+        counts, at_target, undefined = engine.firing["node"]
+        assert (counts.tolist(), at_target.tolist(), undefined) == ([[0, 0]] * 3, [True, True], False)
+        assert at_target.dtype == torch.bool
+        assert engine.moved == set()
         assert (resting.integers.tolist(), resting.timeline) == ([[2], [-3]], engine.constant)
         engine.conclude()
         assert engine.settled.tolist() == [True, True]
@@ -341,8 +344,16 @@ class TestCumulative:
         engine.moved.add("before")
         engine.fire(node, current(1))
         assert engine.firing["node"][0].tolist() == [[1]] * 4
+        assert engine.moved == {"before", "node"}
         assert engine.tracers["node"].tolist() == [[2], [1]]
         assert resting.integers.tolist() == [[2], [-3]]
+        engine.conclude()
+        engine.advance(2, torch.tensor([1]))
+        engine.moved.add("before")
+        assert engine.fire(node, current(1)).timeline is not engine.constant  # asked, and did not fire
+        assert engine.moved == {"before"}
+        engine.fire(node, current(1).scaled(1.0))
+        assert engine.sources == {"node": ()}
 
     def test_the_readout_of_every_step_or_of_the_last(self):
         engine = CumulativeEngine(2, torch.device("cpu"))
@@ -461,7 +472,7 @@ def test_levels_are_handed_on_with_what_they_mean(dtype):
     node, levels = make_node(levels=8), torch.randint(-4, 4, (3, 2), dtype=torch.int8)
     rows = hand_on(node, levels, dtype)
     assert rows.levels is levels
-    assert (rows.dtype, rows.peak, rows.timeline) == (dtype, 4, None)
+    assert (rows.dtype, rows.peak, rows.timeline, rows.sources) == (dtype, 4, None, ("node",))
     assert torch.equal(rows.values, levels.to(dtype))
     unsigned = LSQQuantizer(8, False, 1)
     timeline, values = Timeline.constant(2, 3), torch.rand(3, 2)

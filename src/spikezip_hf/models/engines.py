@@ -293,7 +293,7 @@ class SpikingEngine(QuantEngine):
         active = torch.where(counts.any(-1), steps[:, None] + self.step, 0).amax(0)
         self.last_activity[everything] = torch.maximum(self.last_activity[everything], active)
         assert self.at_target is not None
-        self.at_target[everything] = torch.stack([at_target for _, at_target, _ in self.firing.values()], -1)
+        self.at_target[everything] = torch.stack([at_target for _, at_target, _ in self.firing.values()], 1)
 
 
 class CumulativeEngine(SpikingEngine):
@@ -310,14 +310,13 @@ class CumulativeEngine(SpikingEngine):
         self.currents: dict[str, torch.Tensor] = {}  # of static inputs: the same at every step
         self.accumulated_input: torch.Tensor | None = None
         self.sources: dict[str, tuple] = {}  # of each node's current, as of `Rows`: the same so far, empty if not
-        self.resting: set[str] = set()  # nodes that the last chunk left at their targets, in all running samples
-        self.moved: set[str] = set()  # nodes that fired in the running chunk; of interest where others may rest
         self.handed_on: set[str] = set()  # nodes whose tracers others have, who shall not see them change
 
     def advance(self, steps, samples=None, done=None):
         super().advance(steps, samples, done)
         self.constant = Timeline.constant(steps, self.num_samples)
-        self.moved = set()
+        self.moved: set[str] = set()  # nodes that fired in the running chunk; of interest where others may rest
+        self.resting: set[str] = set()  # nodes that the last chunk left at their targets, in all running samples
         spikes = torch.zeros(steps, self.num_samples, dtype=torch.int64, device=self.device)
         self.no_spikes = spikes, torch.ones_like(spikes[0], dtype=torch.bool), False  # of a node that rests
         if self.at_target is not None and self.device.type == "cpu":
