@@ -429,6 +429,9 @@ class TestNodesAtRest:
             ("silenced", "mlp.hidden_node"),
             ("shifted", "mlp.hidden_node"),
             ("other levels", "mlp.hidden_node"),
+            ("other order", "mlp.hidden_node"),
+            ("turned", "attention.probs_node"),
+            ("like", "mlp.hidden_node"),
             ("scaled", "attention.scores"),
         ],
     )
@@ -448,6 +451,12 @@ class TestNodesAtRest:
                     return output + 0.25
                 if change == "other levels":
                     return output[:, torch.arange(output.shape[1] - 1, -1, -1)]
+                if change == "other order":
+                    return output.unflatten(-1, (4, 6)).transpose(-1, -2).flatten(-2)
+                if change == "turned":
+                    return output.transpose(-1, -2)
+                if change == "like":
+                    return output.like(output.integers * 0)
                 return output.masked_fill(torch.ones((), dtype=torch.bool), 0.0)
 
             handle = snn.vit.layers[0].get_submodule(where).register_forward_hook(hook)

@@ -127,15 +127,35 @@ class TestAlignment:
         assert torch.equal(every_step(product), exact.float() * (left.scale * right.scale))
 
     @pytest.mark.parametrize(
-        ("left", "right", "both"), [(("a",), ("b", 0.5), ("a", "b", 0.5)), ((), ("b",), ()), (("a",), (), ())]
+        ("left", "right", "both"), [(("a",), ("b", "c"), ("a", "b", "c")), ((), ("b",), ()), (("a",), (), ())]
     )
     def test_of_a_product_knows_the_sources_of_both_sides(self, left, right, both):
         a, b = (random_rows(Timeline.constant(2, 1), sources=sources) for sources in (left, right))
-        product = MatMul()(a, b.transpose(-1, -2))
-        assert product.sources == both
-        assert (product * 0.125).sources == ((*both, 0.125) if both else ())
-        assert product[:, 0].sources == ()
-        assert (product + 1.0).sources == ()
+        product = MatMul()(a, b.reshaped(lambda x: x.mT, how=("turned",)))
+        assert product.sources == ((*both, ("turned",)) if both else ())
+        assert (product * 0.125).sources == ((*product.sources, ("scaled", 0.125)) if both else ())
+
+    @pytest.mark.parametrize(
+        ("change", "how"),
+        [
+            (lambda x: x.transpose(-1, -2), (("transpose", -1, -2),)),
+            (lambda x: x.flatten(1), (("flatten", 1, -1),)),
+            (lambda x: x.unflatten(-1, (3, 1)), (("unflatten", -1, 3, 1),)),
+            (lambda x: x.heads_merged(), (("transpose", -3, -2), ("flatten", -2, -1))),
+            (lambda x: x * 2.0, (("scaled", 2.0),)),
+            (lambda x: x.on(timeline_of([[True], [True]])), ()),
+            (lambda x: x.retimed(Timeline.constant(3, 1)), ()),
+        ],
+    )
+    def test_what_is_done_is_added_to_the_sources(self, change, how):
+        assert change(random_rows(Timeline.constant(2, 1), (2, 2, 3), sources=("a",))).sources == ("a", *how)
+        assert change(random_rows(Timeline.constant(2, 1), (2, 2, 3))).sources == ()
+
+    @pytest.mark.parametrize(
+        "change", [lambda x: x[:, 0], lambda x: x + 1.0, lambda x: x.reshaped(torch.neg), lambda x: x.like(x.integers)]
+    )
+    def test_or_they_are_lost(self, change):
+        assert change(random_rows(Timeline.constant(2, 1), (2, 2, 3), sources=("a",))).sources == ()
 
     @settings(max_examples=30, deadline=None)
     @given(changes(count=2))

@@ -77,7 +77,7 @@ class QuantEngine:
 
     def rearrange(self, x, function):
         """`function` of x: positions of each row in another order, or zeros beside them. Spikes stay spikes."""
-        return x.reshaped(function) if isinstance(x, Rows) else function(x)
+        return x.reshaped(function, how=("rearranged",)) if isinstance(x, Rows) else function(x)
 
     def encode(self, module: nn.Module, inputs: torch.Tensor, per_step: bool = False) -> torch.Tensor:
         """Current that the affine `module` makes of the inputs: static, (B, ...), or `per_step`, (B, F, ...).
@@ -310,7 +310,6 @@ class CumulativeEngine(SpikingEngine):
         self.currents: dict[str, torch.Tensor] = {}  # of static inputs: the same at every step
         self.accumulated_input: torch.Tensor | None = None
         self.sources: dict[str, tuple] = {}  # of each node's current, as of `Rows`: the same so far, empty if not
-        self.handed_on: set[str] = set()  # nodes whose tracers others have, who shall not see them change
 
     def advance(self, steps, samples=None, done=None):
         super().advance(steps, samples, done)
@@ -375,9 +374,6 @@ class CumulativeEngine(SpikingEngine):
         def step(node, current):
             if self.rests(node, current):
                 return self.rest(node, current)
-            if node.name in self.handed_on:
-                self.handed_on.remove(node.name)
-                self.tracers[node.name] = self.tracers[node.name].clone()
             tracer = self.chosen(self.tracers[node.name])
             gate = self.graded(node), self.closed_steps(node), self.coarse_steps(node)
             fired = fire(node, current, tracer, tokens, *gate)
@@ -394,7 +390,7 @@ class CumulativeEngine(SpikingEngine):
 
     def rests(self, node: LSQQuantizer, current: Rows) -> bool:
         """Whether nothing happens in the running chunk: the node is at its target, and its current, which need not be
-        looked at, is made of the same levels as in the step before."""
+        looked at, is made of the same levels as in the step before. Asked in each chunk, as it notes the sources."""
         if self.sources.setdefault(node.name, current.sources) != current.sources:
             self.sources[node.name] = ()  # a hook that comes and goes
         sources = self.sources[node.name]
@@ -403,8 +399,7 @@ class CumulativeEngine(SpikingEngine):
     def rest(self, node: LSQQuantizer, current: Rows) -> Rows:
         """The running chunk of a node that `rests`; a product that was still to be done is not."""
         self.firing[node.name] = self.no_spikes
-        self.handed_on.add(node.name)
-        tracer = self.chosen(self.tracers[node.name])
+        tracer = self.chosen(self.tracers[node.name]).clone()  # the next chunk uses its memory up
         return hand_on(node, tracer, current.dtype, timeline=self.constant)
 
     def accumulated(self, readout, before, every_step):

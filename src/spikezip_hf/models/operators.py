@@ -54,6 +54,7 @@ class LinearMap(nn.Module):
         return exact.with_gradient_of(nn.functional.linear(x.values, quantized_weight(self).flatten(1), self.bias))
 
     def product(self, x: Rows) -> Rows:
+        """`infer` without gradients."""
         exact = self.exact_product(x) if x.peak and x.bias is None else None
         if exact is not None:
             return exact
@@ -154,7 +155,7 @@ def patches(x, patch_size: tuple[int, int]):
     """Pixels of each patch in the order of a convolution's weight: (rows, channels, H, W) to (rows, patches, channels
     * height * width)."""
     if isinstance(x, Rows):
-        return x.reshaped(lambda pixels: patches(pixels, patch_size))
+        return x.reshaped(lambda pixels: patches(pixels, patch_size), how=("patches", *patch_size))
     height, width = patch_size
     x = x.unflatten(-1, (-1, width)).unflatten(-3, (-1, height))
     return x.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)

@@ -90,7 +90,7 @@ class Rows:
     """A tensor of values (rows, ...) that remembers its integers, its scale and its steps.
 
     It behaves like the tensor of its values: torch functions take it, and act on values. Shapes of rows can be changed
-    without giving up the integers.
+    without giving up the integers. Neither is to be changed in place.
 
     Args:
         values: (rows, ...), if they are there, or what makes them when they are asked for
@@ -103,8 +103,9 @@ class Rows:
         peak: bound of the absolute value of levels.
         dtype: of the values.
         timeline: the steps that rows stand for; None where rows are samples.
-        sources: names of the nodes whose levels the integers are made of, by exact products, and factors of the scale;
-            empty where there is more to them. As long as these nodes stay where they are the integers do.
+        sources: what the integers, or the values of a softmax of integers, are made of: names of the nodes whose
+            levels these are, or are products of, factors of the scale, and changes of shape. Empty where there is more
+            to them. As long as these nodes stay where they are, and sources are the same, so are the numbers.
     """
 
     __iter__ = None  # a ModelOutput takes what can be iterated for a list of its fields
@@ -183,40 +184,45 @@ class Rows:
     def dim(self) -> int:
         return len(self.shape)
 
-    def reshaped(self, function, features_stay: bool = False) -> "Rows":
+    def reshaped(self, function, features_stay: bool = False, how: tuple = ()) -> "Rows":
         """`function`, a change of shape or order within each row, of the integers if they have one scale, else of the
         values.
 
         Args:
             features_stay: the last dimension stays as it is, so levels with a scale for each feature keep theirs.
+            how: a name for `function`, which is always the same one under this name; without it sources are lost.
         """
         if not self.uniform and not (features_stay and self.peak and self.bias is None):
             return Rows(function(self.values), timeline=self.timeline)
         assert self.integers is not None
         values = None if self._values is None else function(self._values)
-        return self.like(function(self.integers), values)
+        return self.like(function(self.integers), values, self.sources_and(how))
 
-    def like(self, integers: torch.Tensor, values: torch.Tensor | None = None) -> "Rows":
+    def like(self, integers: torch.Tensor, values: torch.Tensor | None = None, sources: tuple = ()) -> "Rows":
         """Other integers with the same meaning."""
         rows = copy(self)
-        rows._integers, rows._values = integers, values
+        rows._integers, rows._values, rows.sources = integers, values, sources
         return rows
 
+    def sources_and(self, how) -> tuple:
+        """The sources with one more thing that was done; none if they, or it, are unknown."""
+        return (*self.sources, how) if self.sources and how else ()
+
     def unflatten(self, dim, sizes) -> "Rows":
-        return self.reshaped(lambda x: x.unflatten(dim, sizes))
+        return self.reshaped(lambda x: x.unflatten(dim, sizes), how=("unflatten", dim, *sizes))
 
     def flatten(self, start=0, end=-1) -> "Rows":
-        return self.reshaped(lambda x: x.flatten(start, end))
+        return self.reshaped(lambda x: x.flatten(start, end), how=("flatten", start, end))
 
     def transpose(self, a, b) -> "Rows":
-        return self.reshaped(lambda x: x.transpose(a, b))
+        return self.reshaped(lambda x: x.transpose(a, b), how=("transpose", a, b))
 
     def heads_merged(self) -> "Rows":
         """(rows, ..., heads, N, d) as (rows, ..., N, heads * d), heads side by side; a product is done later if it can
         be."""
         product = self.product if self._values is None else None
         if product is not None and not product.with_neurons and product.kernels.takes_contexts(product):
-            return self.like(product.contexts())
+            return self.like(product.contexts(), sources=self.sources_and("heads merged"))
         return self.transpose(-3, -2).flatten(-2)
 
     def __getitem__(self, key) -> "Rows":
@@ -224,9 +230,7 @@ class Rows:
         plain = all(
             isinstance(k, int | slice) or (isinstance(k, torch.Tensor) and k.dtype == torch.int64) for k in keys
         )
-        rows = self.reshaped(lambda x: x[key], features_stay=plain and len(keys) < self.dim())
-        rows.sources = ()  # which ones it were is not known
-        return rows
+        return self.reshaped(lambda x: x[key], features_stay=plain and len(keys) < self.dim())
 
     def to(self, *args, **kwargs) -> "Rows":
         """On another device with its integers, or in another type."""
@@ -247,7 +251,7 @@ class Rows:
         assert self.scale is not None
         scale = self.scale * factor
         rows = Rows(integers=self._integers, scale=scale, dtype=self.dtype, timeline=self.timeline)
-        rows.sources = (*self.sources, factor) if self.sources else ()
+        rows.sources = self.sources_and(("scaled", factor))
         if self._values is None or not self._values.requires_grad:
             return rows
         return rows.with_gradient_of(self._values * factor)
@@ -272,7 +276,7 @@ class Rows:
         source = self.timeline
         if self.integers is None:
             return Rows(source.select(self.values, timeline), timeline=timeline)
-        return self.like(source.select(self.integers, timeline)).retimed(timeline)
+        return self.like(source.select(self.integers, timeline), sources=self.sources).retimed(timeline)
 
     def term(self, timeline: Timeline | None) -> tuple:
         """What is given, as a term of `sum_of` on a timeline that has all rows of this one's and more."""
