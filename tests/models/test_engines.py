@@ -499,7 +499,9 @@ def test_places_are_changed_of_levels_and_of_values():
     engine, x = QuantEngine(), torch.rand(2, 3, 4)
     assert torch.equal(engine.rearrange(x, lambda values: values.flip(1)), x.flip(1))
     rows = hand_on(make_node(), torch.randint(-8, 8, (2, 3, 4), dtype=torch.int8), torch.float32)
-    assert torch.equal(engine.rearrange(rows, lambda values: values.flip(1)).levels, rows.levels.flip(1))
+    flipped = engine.rearrange(rows, lambda values: values.flip(1))
+    assert torch.equal(flipped.levels, rows.levels.flip(1))
+    assert flipped.sources == ("node", ("rearranged",))
 
 
 def test_a_mean_over_positions():
