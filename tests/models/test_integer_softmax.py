@@ -93,8 +93,10 @@ def test_a_table_is_made_once_and_old_ones_are_let_go():
 
 
 @torch.no_grad()
-def test_in_a_simulation_scores_of_unknown_sources_may_have_any_scale():
+@pytest.mark.parametrize("sources", [(), ("q", "k")])
+def test_in_a_simulation_scores_may_have_another_scale_later(sources):
     product, softmax = attention_scores(), Softmax().eval()
+    product.sources = sources
     with parameters_remembered():
         for factor in (1.0, 0.25):
             expected = integer_softmax(product.integers, exponentials(product.scale * factor), None)

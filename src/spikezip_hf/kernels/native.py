@@ -372,7 +372,8 @@ class Library:
         tracer: torch.Tensor,
         tokens: torch.Tensor | None,
     ) -> bool:
-        """Whether all is of the types that the kernel reads and of shapes that fit one another."""
+        """Whether all is of the types that the kernel reads and of shapes that fit one another. That the rows which
+        `index` names are there is for the caller to know."""
         return (
             (not isinstance(current, torch.Tensor) or current.dtype in (torch.float32, torch.int32))
             and tracer.dtype == torch.int8

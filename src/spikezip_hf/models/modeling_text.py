@@ -19,7 +19,7 @@ from transformers.utils.generic import can_return_tuple
 from .engines import QuantEngine
 from .inputs import names_its_arguments
 from .modeling_quantization import QuantPreTrainedModel, SpikePreTrainedModel
-from .operators import Linear, name_operators
+from .operators import Dropout, Linear, name_operators
 from .outputs import SpikeClassifierOutput, SpikeModelOutput
 from .simulation import Trajectory, plain
 from .text_network import TextInputs, TextNetwork, TextPreTrainedModel
@@ -169,7 +169,7 @@ class TextClassifierNetwork(TextPreTrainedModel):
 def head_dropout(config) -> nn.Dropout:
     """Dropout in front of a classifier."""
     own = config.classifier_dropout
-    return nn.Dropout(config.hidden_dropout_prob if own is None else own)
+    return Dropout(config.hidden_dropout_prob if own is None else own)
 
 
 class SequenceClassifierNetwork(TextClassifierNetwork):

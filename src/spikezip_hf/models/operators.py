@@ -281,8 +281,9 @@ class Softmax(nn.Module):
         scale = x.scale
         if scale is None or not in_inference(self):
             return None
-        if not x.sources:  # which say where the scale is from
+        if not x.sources:
             return exponentials(scale)
+        # Sources say where the scale is from: to look at its number again would have a simulation wait for a GPU.
         return remembered(self, ("exponentials", x.sources), lambda: exponentials(scale))
 
 

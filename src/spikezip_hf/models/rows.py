@@ -204,7 +204,7 @@ class Rows:
         rows._integers, rows._values, rows.sources = integers, values, sources
         return rows
 
-    def sources_and(self, how) -> tuple:
+    def sources_and(self, how: tuple) -> tuple:
         """The sources with one more thing that was done; none if they, or it, are unknown."""
         return (*self.sources, how) if self.sources and how else ()
 
@@ -222,7 +222,7 @@ class Rows:
         be."""
         product = self.product if self._values is None else None
         if product is not None and not product.with_neurons and product.kernels.takes_contexts(product):
-            return self.like(product.contexts(), sources=self.sources_and("heads merged"))
+            return self.like(product.contexts(), sources=self.sources_and(("heads merged",)))
         return self.transpose(-3, -2).flatten(-2)
 
     def __getitem__(self, key) -> "Rows":

@@ -4,6 +4,7 @@
 A product may round differently for another number of rows. So whatever chunks a simulation is run in, its last step is
 run alone, on the B rows that the QANN would see. A sample is at equilibrium if in that step every tracer equals its
 target: then this step *was* the QANN's forward pass, operand for operand, and its logits are the QANN's bit for bit.
+(Nodes that rest are not computed again in it: sums of whole numbers are the same for any number of rows.)
 """
 
 import math
