@@ -146,7 +146,7 @@ class TestBuilding:
             ("products", "arrays.h", "right + loud.from * b_strides[2]", "right"),
             ("products", "arrays.h", "quiet = silent(", "quiet = !silent("),
             ("products", "events.h", "span.from <= place % a->positions", "place % a->positions <= span.from"),
-            ("products", "events.h", "fall ? a : b, high = fall ? b : a", "fall ? b : a, high = fall ? a : b"),
+            ("products", "events.h", "return next - out;", "return end - next;"),
             ("products", "events.h", "sum[v] = _mm512_add_pd(sum[v]", "sum[v] = _mm512_sub_pd(sum[v]"),
             ("products", "events.h", "rows, 1, part", "rows, 0, part"),
             ("products", "weights.h", "_mm512_set1_epi32(0x808080)", "_mm512_set1_epi32(0x8080)"),

@@ -54,33 +54,41 @@ static int64_t count_events(const int8_t *now, const int8_t *before, int64_t k) 
     return _mm512_reduce_add_epi64(sum);
 }
 
-// Write the names of those of 32 features that are in a mask, from `first` on. Returns where the next belongs.
-static inline uint16_t *write_names(__mmask32 mask, int64_t first, uint16_t *next) {
+// Write the names of those of 64 features that are in a mask, from `first` on.
+static inline void write_names(__mmask64 mask, int64_t first, uint16_t *out) {
 #ifdef __AVX512VBMI2__
-    static const uint16_t places[32] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15,
-                                        16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31};
-    __m512i names = _mm512_add_epi16(_mm512_loadu_si512(places), _mm512_set1_epi16((int16_t)first));
-    int count = __builtin_popcount(mask);
-    _mm512_mask_storeu_epi16(next, (__mmask32)first_of_64(count), _mm512_maskz_compress_epi16(mask, names));
-    return next + count;
+    static const int8_t places[64] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21,
+                                      22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43,
+                                      44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63};
+    __m512i named = _mm512_maskz_compress_epi8(mask, _mm512_loadu_si512(places)), from = _mm512_set1_epi16((int16_t)first);
+    int count = __builtin_popcountll(mask);
+    __m512i names = _mm512_add_epi16(_mm512_cvtepu8_epi16(_mm512_castsi512_si256(named)), from);
+    _mm512_mask_storeu_epi16(out, (__mmask32)first_of_64(count), names);
+    if (count <= 32) return;
+    names = _mm512_add_epi16(_mm512_cvtepu8_epi16(_mm512_extracti64x4_epi64(named, 1)), from);
+    _mm512_mask_storeu_epi16(out + 32, (__mmask32)first_of_64(count - 32), names);
 #else
-    for (; mask; mask &= mask - 1) *next++ = (uint16_t)(first + __builtin_ctz(mask));
-    return next;
+    for (; mask; mask &= mask - 1) *out++ = (uint16_t)(first + __builtin_ctzll(mask));
 #endif
 }
 
-// List the features whose levels rise, or those whose levels fall, each as often as it does. Returns how many.
-static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from, int64_t to, int fall, uint16_t *out) {
+// List the features whose levels rise, from `out` on, and those whose levels fall, up to `end`: each as often as it does.
+// Returns how many rise.
+static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from, int64_t to, uint16_t *out,
+                           uint16_t *end) {
+    const __m512i one = _mm512_set1_epi8(1);
     uint16_t *next = out;
     for (int64_t i = from; i < to; i += 64) {
         __m512i a = some_levels(now + i, first_of_64(to - i));
         __m512i b = some_levels(before ? before + i : NULL, first_of_64(to - i));
-        __m512i low = fall ? a : b, high = fall ? b : a;
-        __mmask64 events;
-        while ((events = _mm512_cmpgt_epi8_mask(high, low))) {
-            next = write_names((__mmask32)events, i, next);
-            next = write_names((__mmask32)(events >> 32), i + 32, next);
-            low = _mm512_mask_add_epi8(low, events, low, _mm512_set1_epi8(1));
+        __mmask64 rise = _mm512_cmpgt_epi8_mask(a, b), fall = _mm512_cmplt_epi8_mask(a, b);
+        while (rise | fall) {
+            write_names(rise, i, next);
+            next += __builtin_popcountll(rise);
+            end -= __builtin_popcountll(fall);
+            write_names(fall, i, end);
+            b = _mm512_mask_sub_epi8(_mm512_mask_add_epi8(b, rise, b, one), fall, b, one);
+            rise = _mm512_cmpgt_epi8_mask(a, b), fall = _mm512_cmplt_epi8_mask(a, b);
         }
     }
     return next - out;
@@ -153,9 +161,8 @@ static int find_events(const Given *a, int64_t part, double share, Events *event
             for (int64_t from = 0; from < k; from += part, start++, rises++) {
                 *rises = 0;
                 if (start[0] == start[1]) continue;
-                int64_t to = least(k, from + part), rise = list_events(now, before, from, to, 0, events->features + *start);
-                *rises = (int32_t)rise;
-                list_events(now, before, from, to, 1, events->features + *start + rise);
+                *rises = (int32_t)list_events(now, before, from, least(k, from + part), events->features + start[0],
+                                              events->features + start[1]);
             }
         }
     }
@@ -177,7 +184,9 @@ static uint8_t *whole_rows_shifted(const Given *a, const Events *events) {
     return shifted;
 }
 
-// Add to the sums of two halves of a panel two rows of a weight of bytes, as `column_of_events` puts them, or take them off.
+// Add to the sums of two halves of a panel two rows of a weight of bytes, or take them off. Columns lie in a row so that of
+// two rows, their bytes put side by side, each half of the panel's sums is in order: 16 bytes are eight columns of the
+// first half, then eight of the second.
 static inline __attribute__((always_inline)) void two_rows_of_bytes(__m512i one, __m512i other, const int fall, __m512i *sum) {
     const __m512i once = _mm512_set1_epi8(1);
     __m512i left = _mm512_maddubs_epi16(once, _mm512_unpacklo_epi8(one, other));
@@ -185,10 +194,6 @@ static inline __attribute__((always_inline)) void two_rows_of_bytes(__m512i one,
     sum[0] = fall ? _mm512_sub_epi16(sum[0], left) : _mm512_add_epi16(sum[0], left);
     sum[1] = fall ? _mm512_sub_epi16(sum[1], right) : _mm512_add_epi16(sum[1], right);
 }
-
-// Where column `c` of a panel stands in a row of bytes for events: so that of two rows, their bytes put side by side, each
-// half of the panel's sums is in order.
-static inline int64_t column_of_events(int64_t c) { return c % 32 / 8 * 16 + c / 32 * 8 + c % 8; }
 
 // Add up rows of a weight of bytes, (k, 64), or take them off: so few that 16 bits are enough.
 static inline __attribute__((always_inline)) void some_rows_of_bytes(const uint16_t *features, int64_t from, int64_t to,

@@ -249,6 +249,16 @@ static void weight_block(const int8_t *left, const uint8_t *shifted, int64_t fir
         product_block(left + first * k, k, rows, k, panel, correction, spare, out);
 }
 
+// Store four vectors of four lanes turned over: the first lanes of all, then the second ones.
+static inline void turn_over_lanes(const __m512i *x, int8_t *out) {
+    __m512i low = _mm512_shuffle_i32x4(x[0], x[1], 0x44), high = _mm512_shuffle_i32x4(x[0], x[1], 0xee);
+    __m512i more_low = _mm512_shuffle_i32x4(x[2], x[3], 0x44), more_high = _mm512_shuffle_i32x4(x[2], x[3], 0xee);
+    _mm512_storeu_si512(out, _mm512_shuffle_i32x4(low, more_low, 0x88));
+    _mm512_storeu_si512(out + 64, _mm512_shuffle_i32x4(low, more_low, 0xdd));
+    _mm512_storeu_si512(out + 128, _mm512_shuffle_i32x4(high, more_high, 0x88));
+    _mm512_storeu_si512(out + 192, _mm512_shuffle_i32x4(high, more_high, 0xdd));
+}
+
 // Put rows of a panel, at most 64 columns, in their places: four, of which there are so many, zeros for the others.
 static void pack_four_rows(const int8_t *rows, int64_t stride, int64_t there, int64_t columns, int8_t *panel) {
     __m512i row[4], pairs[4], fours[4];
@@ -261,13 +271,7 @@ static void pack_four_rows(const int8_t *rows, int64_t stride, int64_t there, in
         fours[2 * i] = _mm512_unpacklo_epi16(pairs[i], pairs[2 + i]);
         fours[2 * i + 1] = _mm512_unpackhi_epi16(pairs[i], pairs[2 + i]);
     }
-    __m512i low = _mm512_shuffle_i32x4(fours[0], fours[1], 0x44), high = _mm512_shuffle_i32x4(fours[0], fours[1], 0xee);
-    __m512i more_low = _mm512_shuffle_i32x4(fours[2], fours[3], 0x44);
-    __m512i more_high = _mm512_shuffle_i32x4(fours[2], fours[3], 0xee);
-    _mm512_storeu_si512(panel, _mm512_shuffle_i32x4(low, more_low, 0x88));
-    _mm512_storeu_si512(panel + 64, _mm512_shuffle_i32x4(low, more_low, 0xdd));
-    _mm512_storeu_si512(panel + 128, _mm512_shuffle_i32x4(high, more_high, 0x88));
-    _mm512_storeu_si512(panel + 192, _mm512_shuffle_i32x4(high, more_high, 0xdd));
+    turn_over_lanes(fours, panel);
 }
 
 // The right side of a product, (k, n) of any strides, as panels.

@@ -43,7 +43,7 @@ typedef struct {
     int8_t *digits;       // four panels of bytes, each worth 2^8 of the one before,
     int32_t *correction;  // and what to take off,
     int32_t *numbers;     // or rows for events, two times (k, 32);
-    int8_t *bytes;        // of bytes: rows for events, (k, 64), columns as `column_of_events` says
+    int8_t *bytes;        // of bytes: rows for events, (k, 64), columns as `two_rows_of_bytes` takes them
 } Held;
 
 static void let_go(Held *own) {
@@ -201,17 +201,24 @@ static void hold(const Weight *weight, int64_t panel, Held *own) {
     own->panel = panel;
     if (weight->numbers) hold_numbers(weight, panel, own);
     if (!own->bytes) return;
+    // Four rows of k at a time: the bytes of each are put side by side, quarter by quarter of the panel, and rows turned over.
+    const __m512i in_fours = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    const __m512i in_rows = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
     const int8_t *in = weight->panels + panel * panel_bytes(weight->k);
-    for (int64_t q = 0; q < padded(weight->k, 64) / 4; q++)
-        for (int64_t j = 0; j < PANEL; j += 16) {
-            __m512i four = _mm512_loadu_si512(in + (q * PANEL + j) * 4);
-            for (int i = 0; i < 4; i++, four = _mm512_srli_epi32(four, 8)) {
-                __m128i columns = _mm512_cvtepi32_epi8(four);
-                int8_t *row = own->bytes + (4 * q + i) * PANEL;
-                _mm_storel_epi64((__m128i *)(row + column_of_events(j)), columns);
-                _mm_storel_epi64((__m128i *)(row + column_of_events(j + 8)), _mm_unpackhi_epi64(columns, columns));
-            }
+    for (int64_t i = 0; i < padded(weight->k, 64); i += 4) {
+        __m512i quarter[4], eighths[4];
+#pragma GCC unroll 4
+        for (int q = 0; q < 4; q++) {
+            quarter[q] = _mm512_shuffle_epi8(_mm512_loadu_si512(in + i * PANEL + 64 * q), in_fours);
+            quarter[q] = _mm512_permutexvar_epi32(in_rows, quarter[q]);  // lane r has row i + r
         }
+#pragma GCC unroll 2
+        for (int q = 0; q < 2; q++) {  // as `two_rows_of_bytes` takes them
+            eighths[2 * q] = _mm512_unpacklo_epi64(quarter[q], quarter[q + 2]);
+            eighths[2 * q + 1] = _mm512_unpackhi_epi64(quarter[q], quarter[q + 2]);
+        }
+        turn_over_lanes(eighths, own->bytes + i * PANEL);
+    }
 }
 
 // Whole products of `rows` rows of levels, at most 32, from row `first` on, with the panel that is held: to `product` of
