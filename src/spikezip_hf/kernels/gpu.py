@@ -112,6 +112,7 @@ class GpuLibrary:
         max_spikes: int,
         closed_steps: int,
         coarse_steps: int = 0,
+        fresh: bool = False,
         configuration=None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """See `models.neurons.Firing`; `tracer`, contiguous, is left as after the last step.
@@ -119,12 +120,15 @@ class GpuLibrary:
         Nothing here waits for the device, but for the first call of a class of sizes, which tries the configurations.
 
         Args:
+            fresh: as for `native.Library.fire`.
             configuration: of the launch, one of triton's; if None the fastest, found out for each class of sizes.
 
         Returns:
             A row of levels for each step and sample; that all have a row, (T, B), and which it is, both on the CPU;
             counts; whether at target; whether a current is NaN, a scalar on the device.
         """
+        if fresh:
+            tracer.zero_()
         steps, samples = index.shape
         count, features = tracer.numel() // samples, current.shape[-1]
         own_row = torch.arange(index.numel(), device="cpu").view(index.shape)

@@ -46,7 +46,7 @@ typedef struct {
     int64_t places, features;            // neurons of a sample: (places, features)
     int64_t steps, samples;
     const int64_t *index;  // (steps, samples) which row is the current of that step
-    int8_t *tracer;        // (samples, places, features) before and after
+    int8_t *tracer;        // (samples, places, features) before, unless they are fresh, and after
     int8_t *levels;        // (steps, samples, places, features): its first rows are the levels of the steps at which a
                            // sample's levels move, and of the first step
     int64_t *row_of;       // (steps, samples) the row of `levels` that stands for a step
@@ -56,6 +56,7 @@ typedef struct {
     int64_t min_level, max_level, max_spikes;
     int64_t closed;  // leading steps in which the node may not fire
     int64_t coarse;  // leading steps in which it does not fire at a difference of one level
+    int64_t fresh;   // whether tracers begin at 0, and what is in their memory is nothing
 } Neurons;
 
 // A thread's own memory: targets and tracers of a block, its product, rows with zeros around them; of a weight, its panel
@@ -172,8 +173,8 @@ static void run_block(const Neurons *a, const Quantizer *q, Scratch *own, int64_
     int64_t there = least(width, a->features - column);  // the rest of a panel is nobody's
     int64_t place = first * a->features + column, n = a->places * a->features;
     int8_t *tracer = a->tracer + sample * n + place;
-    if (there < width) memset(own->state, 0, (size_t)(rows * width));
-    copy_rows(tracer, a->features, rows, there, own->state, width);
+    if (there < width || a->fresh) memset(own->state, 0, (size_t)(rows * width));
+    if (!a->fresh) copy_rows(tracer, a->features, rows, there, own->state, width);
 #if HAVE_PRODUCTS
     if (a->kind == LEVELS) {
         hold(&a->weight, column / PANEL, &own->held);
@@ -335,6 +336,7 @@ int64_t spikezip_fire(const Neurons *a) {
 #pragma omp parallel for schedule(static)
         for (int64_t at = 0; at < all; at++)
             if (a->changed[at]) silence_padding(a, spans[at % a->samples], a->levels + a->row_of[at] * n);
+        for (int64_t b = 0; b < a->samples && a->fresh; b++) silence_padding(a, spans[b], a->tracer + b * n);
     }
     free(spans);
     return undefined ? -rows : rows;

@@ -199,7 +199,7 @@ class Neurons(ctypes.Structure):
             (name, ctypes.c_void_p)
             for name in ("index", "tracer", "levels", "row_of", "changed", "counts", "at_target")
         ),
-        *((name, int64) for name in ("min_level", "max_level", "max_spikes", "closed", "coarse")),
+        *((name, int64) for name in ("min_level", "max_level", "max_spikes", "closed", "coarse", "fresh")),
     ]
 
 
@@ -237,8 +237,10 @@ class Library:
         """Whether all is of the types that the kernel reads, and as many rows of one shape."""
 
         def takes(numbers, scale, bias, index) -> bool:
-            if index is not None and (not len(index) or index.min() < 0 or index.max() >= len(numbers)):
-                return False
+            if index is not None:
+                first, last = index.aminmax() if len(index) else (-1, -1)
+                if first < 0 or last >= len(numbers):
+                    return False
             if scale is not None:
                 return self.takes_values(numbers, scale, bias, torch.float32)
             return numbers.dtype == torch.float32 and numbers.is_contiguous()
@@ -398,8 +400,12 @@ class Library:
         max_spikes: int,
         closed_steps: int,
         coarse_steps: int = 0,
+        fresh: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, bool]:
         """See `models.neurons.Firing`; `tracer`, contiguous, is left as after the last step.
+
+        Args:
+            fresh: the neurons begin at 0, whatever the memory of `tracer` holds.
 
         Returns:
             Rows of levels; which steps (T, B) have a row, and which row stands for a step; counts; whether at target;
@@ -456,9 +462,12 @@ class Library:
         neurons.steps, neurons.samples = steps, samples
         neurons.min_level, neurons.max_level = bounds
         neurons.max_spikes, neurons.closed, neurons.coarse = max_spikes, closed_steps, coarse_steps
+        neurons.fresh = fresh
         rows = self.functions.spikezip_fire(ctypes.byref(neurons))
         no_memory_lacks(rows == NOT_FIRED)
-        return levels[: abs(rows)], changed, row_of, counts, at_target, rows < 0
+        if abs(rows) < len(levels):
+            levels = levels[: abs(rows)]
+        return levels, changed, row_of, counts, at_target, rows < 0
 
 
 def with_rows_in_place(left: torch.Tensor) -> torch.Tensor:

@@ -366,22 +366,23 @@ class CumulativeEngine(SpikingEngine):
 
     def fire(self, node, current):
         current = self.rows(current)
-        if node.name not in self.tracers:
-            shape = (self.batch_size, *current.shape[1:])
-            self.tracers[node.name] = torch.zeros(shape, dtype=node.level_dtype, device=current.device)
         tokens = None if self.tokens is None or current.dim() < 3 else self.chosen(self.tokens).to(current.device)
 
         def step(node, current):
             if self.rests(node, current):
                 return self.rest(node, current)
-            tracer = self.chosen(self.tracers[node.name])
+            tracer = self.tracers.get(node.name)
+            before = None if tracer is None else self.chosen(tracer)
             gate = self.graded(node), self.closed_steps(node), self.coarse_steps(node)
-            fired = fire(node, current, tracer, tokens, *gate)
+            fired = fire(node, current, before, tokens, *gate)
             self.firing[node.name] = fired.counts, fired.at_target, fired.undefined
             if self.samples is None:
                 self.tracers[node.name] = fired.tracer
             else:
-                self.tracers[node.name][self.samples.to(current.device)] = fired.tracer
+                if tracer is None:
+                    tracer = fired.tracer.new_zeros(self.batch_size, *fired.tracer.shape[1:])
+                    self.tracers[node.name] = tracer
+                tracer[self.samples.to(current.device)] = fired.tracer
             if self.resting and bool(fired.counts.any()):
                 self.moved.add(node.name)
             return hand_on(node, fired.levels, current.dtype, timeline=fired.timeline)

@@ -27,10 +27,12 @@ def compiled(*tensors: torch.Tensor | None, neurons: bool = False):
     Args:
         neurons: they are to run neurons, which is all that the kernels for a GPU do.
     """
-    devices = {x.device for x in tensors if x is not None}
-    if native is None or len(devices) != 1 or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    device = None
+    for x in tensors:
+        if x is not None and x.device != (device := device or x.device):
+            return None
+    if native is None or device is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None
-    (device,) = devices
     if device.type == "cpu":
         return native.library()
     return gpu.gpu_library(device) if neurons and device.type == "cuda" else None

@@ -48,7 +48,7 @@ class Firing(NamedTuple):
 def fire(
     node: LSQQuantizer,
     current: Rows,
-    tracer: torch.Tensor,
+    tracer: torch.Tensor | None,
     tokens: torch.Tensor | None = None,
     max_spikes: int = 1,
     closed_steps: int = 0,
@@ -58,7 +58,7 @@ def fire(
 
     Args:
         current: accumulated, (rows, ...), on the timeline of the chunk.
-        tracer: (B, ...) levels before the chunk, 0 at padding; its memory is used up.
+        tracer: (B, ...) levels before the chunk, 0 at padding; its memory is used up. None for 0 everywhere.
         tokens: (B, N) bool: where there is none, at a position of padding, neurons get no current, and so never fire.
             Positions are the last dimension but one.
         max_spikes, closed_steps, coarse_steps: as in `track`; the first of any size.
@@ -66,14 +66,18 @@ def fire(
     assert current.timeline is not None
     max_spikes = min(max_spikes, node.levels - 1)  # no two levels are further apart, and it is held in their type
     threshold, index = node.threshold(torch.float32), current.timeline.index
-    given = sums_of(current)
+    given, fresh = sums_of(current), tracer is None
+    if tracer is None:
+        shape = index.shape[1], *current.shape[1:]
+        tracer = torch.empty(shape, dtype=node.level_dtype, device=current.device)
     kernels = compiled(*given, threshold, tracer, tokens, neurons=True)
     fits = current.dtype == torch.float32 and current.timeline.num_rows <= current.shape[0]
     if kernels is None or not fits or not kernels.takes_neurons(*given, threshold, index, tracer, tokens):
+        tracer = tracer.zero_() if fresh else tracer
         return fire_reference(node, current, tracer, tokens, max_spikes, closed_steps, coarse_steps)
     bounds = node.min_level, node.max_level
     levels, changed, row_of, *report = kernels.fire(
-        *given, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps, coarse_steps
+        *given, threshold, bounds, index, tracer, tokens, max_spikes, closed_steps, coarse_steps, fresh
     )
     return Firing(levels, Timeline(changed, row_of, len(levels)), tracer, *report)
 
@@ -108,8 +112,7 @@ def levels_of(node: LSQQuantizer, current: torch.Tensor | Rows, tokens: torch.Te
         return node.quantize(silenced(rows.values, tokens))
     # One step of neurons that may fire as often as it takes.
     one_step = rows.retimed(Timeline.constant(1, rows.shape[0]))
-    rest = torch.zeros(rows.shape, dtype=node.level_dtype, device=rows.device)
-    fired = fire(node, one_step, rest, tokens, max_spikes=node.levels)
+    fired = fire(node, one_step, None, tokens, max_spikes=node.levels)
     if bool(fired.undefined):
         raise undefined_current(node.name)
     return fired.levels

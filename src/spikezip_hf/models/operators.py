@@ -86,14 +86,15 @@ class LinearMap(nn.Module):
 
     def integer_product(self, x: Rows) -> Rows:
         """Levels times integer weights, and what they are scaled with."""
-        assert self.weight_quantizer is not None
-        assert x.levels is not None
+        levels, weight, quantizer = x.levels, self.weight, self.weight_quantizer
+        assert quantizer is not None
+        assert levels is not None
         assert x.scale is not None
-        bound = self.in_features * x.peak * self.weight_quantizer.max_level
-        weight, weight_scale = integer_weight(self, weight_form(x.levels, self.weight.flatten(1), bound))
-        product = integer_linear(x.levels, weight)
+        bound = self.in_features * x.peak * quantizer.max_level
+        operand, weight_scale = integer_weight(self, weight_form(levels, weight.flatten(1), bound))
+        product = integer_linear(levels, operand)
         scale = x.scale * weight_scale
-        dtype, bias = self.weight.dtype, self.bias
+        dtype, bias = weight.dtype, self.bias
         if bias is not None and bias.dtype != scale.dtype:
             bias = bias.to(scale.dtype)
         return Rows(integers=product, scale=scale, bias=bias, dtype=dtype, timeline=x.timeline, sources=x.sources)

@@ -10,11 +10,11 @@ In a simulation many steps are rows of one pass, and where nothing changes from 
 both. A `Timeline` says which steps of a chunk have a row of their own.
 """
 
-from copy import copy
+from functools import cached_property
 
 import torch
 
-from .kernels import compiled, sum_of, values_of
+from .kernels import sum_of, values_of
 
 
 class Timeline:
@@ -38,6 +38,11 @@ class Timeline:
         self.index = torch.where(changed, numbers, -1).cummax(0).values
         self.num_rows = int(numbers[-1, -1]) + 1 if changed.numel() else 0
 
+    @cached_property
+    def mask(self) -> int:
+        """`changed` as a number, a byte for each step and sample: to compare small tensors is all call, and no work."""
+        return int.from_bytes(self.changed.numpy().tobytes(), "little")
+
     @classmethod
     def constant(cls, steps: int, samples: int) -> "Timeline":
         """One row a sample for all steps."""
@@ -50,18 +55,17 @@ class Timeline:
         samples = self.changed.shape[1]
         if self.num_rows == samples or other.num_rows == samples:  # those of the first step, which all have
             return other if self.num_rows == samples else self
-        changed = self.changed | other.changed
-        count = int(changed.sum())
+        both = self.mask | other.mask
         for timeline in (self, other):
-            if timeline.num_rows == count:
+            if timeline.mask == both:
                 return timeline
-        return Timeline(changed)
+        return Timeline(self.changed | other.changed)
 
     def rows_of(self, wanted: "Timeline") -> torch.Tensor | None:
         """The rows, (rows,) int64, that stand for those of `wanted`, which has all of them and more; None for all."""
         if wanted is self or wanted.num_rows == self.num_rows:
             return None
-        return self.index[wanted.changed]
+        return self.index.masked_select(wanted.changed)
 
     def select(self, x: torch.Tensor, wanted: "Timeline") -> torch.Tensor:
         """Rows of `x`, which are those of this timeline, as those of `wanted`."""
@@ -198,9 +202,15 @@ class Rows:
         values = None if self._values is None else function(self._values)
         return self.like(function(self.integers), values, self.sources_and(how))
 
+    def copy(self) -> "Rows":
+        """The same Rows once more, whose attributes may be set to others."""
+        rows = object.__new__(Rows)
+        rows.__dict__.update(self.__dict__)
+        return rows
+
     def like(self, integers: torch.Tensor, values: torch.Tensor | None = None, sources: tuple = ()) -> "Rows":
         """Other integers with the same meaning."""
-        rows = copy(self)
+        rows = self.copy()
         rows._integers, rows._values, rows.sources = integers, values, sources
         return rows
 
@@ -235,7 +245,7 @@ class Rows:
     def to(self, *args, **kwargs) -> "Rows":
         """On another device with its integers, or in another type."""
         if isinstance(args[0] if args else kwargs.get("device"), str | int | torch.device):
-            rows = copy(self)
+            rows = self.copy()
             rows._integers = self.integers
             rows._values = None if self._values is None else self.values
             for name in ("_values", "_integers", "scale", "bias"):
@@ -258,13 +268,13 @@ class Rows:
 
     def with_gradient_of(self, differentiable: torch.Tensor) -> "Rows":
         """The same, its values with the gradient of what was computed in floating point."""
-        rows = copy(self)
+        rows = self.copy()
         rows._values = _Replace.apply(differentiable, self.values.detach())
         return rows
 
     def retimed(self, timeline: Timeline) -> "Rows":
         """The same rows, standing for other steps."""
-        rows = copy(self)
+        rows = self.copy()
         rows.timeline = timeline
         return rows
 
@@ -334,7 +344,7 @@ for _name in ("sub", "rsub", "truediv", "rtruediv", "rmul", "matmul", "rmatmul",
 def added(a: Rows, b: Rows) -> Rows | None:
     """a + b in one pass over memory, values made and rows chosen on the way; None without a kernel for it."""
     given = a.given, b.given  # what has still to be done makes its own values
-    if not all(isinstance(x, torch.Tensor) for x in given) or compiled(*given) is None:
+    if not all(isinstance(x, torch.Tensor) for x in given):
         return None
     if a.dtype != torch.float32 or b.dtype != torch.float32 or (a.timeline is None) != (b.timeline is None):
         return None
