@@ -11,12 +11,12 @@ from unittest import mock
 import pytest
 import torch
 
-from spikezip_hf.kernels import native
+from spikezip_hf.kernels import building, native
 from spikezip_hf.models import kernels
 from tests.models.test_fast_engine import make_inputs, make_snn
 
 needs_compiler = pytest.mark.skipif(
-    not any(map(native.shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler on this machine"
+    not any(map(building.shutil.which, ("cc", "gcc", "clang"))), reason="no C compiler on this machine"
 )
 
 
@@ -58,7 +58,7 @@ def compiler_script(folder, text) -> str:
 
 def copied_source(folder):
     """Path of a copy of the source, headers beside it."""
-    return Path(shutil.copytree(native.SOURCE.parent, folder / "source")) / native.SOURCE.name
+    return Path(shutil.copytree(building.SOURCE.parent, folder / "source")) / building.SOURCE.name
 
 
 class TestBuilding:
@@ -81,7 +81,7 @@ class TestBuilding:
                 native.library()
 
     def test_without_a_compiler(self, unbuilt, monkeypatch, messages):
-        monkeypatch.setattr(native.shutil, "which", lambda name: None)
+        monkeypatch.setattr(building.shutil, "which", lambda name: None)
         assert native.library() is None
         assert "No C compiler" in messages[0]
         assert still_right()
@@ -114,7 +114,7 @@ class TestBuilding:
     def test_a_library_without_the_functions(self, unbuilt, monkeypatch, messages):
         source = unbuilt / "empty.c"
         source.write_text("int nothing_of_use;\n")
-        monkeypatch.setattr(native, "SOURCE", source)
+        monkeypatch.setattr(building, "SOURCE", source)
         assert native.library() is None
         assert messages
         assert still_right()
@@ -138,6 +138,8 @@ class TestBuilding:
             ("vectors", "softmax.h", "_mm512_mask_mov_epi32(hidden", "_mm512_mask_mov_epi32(x"),
             ("vectors", "arrays.h", "correct(out, k, correction", "correct(panels, k, correction"),
             (None, "native.c", "memset(levels + i, 0,", "memset(levels + i, 1,"),
+            (None, "native.c", "width || a->fresh) memset", "width) memset"),
+            (None, "native.c", "b < a->samples && a->fresh; b++", "b < 0; b++"),
             ("products", "native.c", "target + seen.from", "target"),
             ("products", "native.c", "head = column / width", "head = 0"),
             ("products", "native.c", "right + loud.from * right_strides[2]", "right"),
@@ -149,6 +151,7 @@ class TestBuilding:
             ("products", "events.h", "return next - out;", "return end - next;"),
             ("products", "events.h", "sum[v] = _mm512_add_pd(sum[v]", "sum[v] = _mm512_sub_pd(sum[v]"),
             ("products", "events.h", "rows, 1, part", "rows, 0, part"),
+            ("products", "weights.h", "_mm512_unpackhi_epi64(quarter[q]", "_mm512_unpacklo_epi64(quarter[q]"),
             ("products", "weights.h", "_mm512_set1_epi32(0x808080)", "_mm512_set1_epi32(0x8080)"),
             ("products", "weights.h", "(bits >> 52) - 1022", "(bits >> 52) - 1030"),
             ("products", "weights.h", "0x88), b = ", "0xdd), b = "),
@@ -157,7 +160,7 @@ class TestBuilding:
     def test_a_library_that_computes_something_else(
         self, unbuilt, monkeypatch, messages, used_with, file, right, wrong
     ):
-        wide = {"avx512f", "avx512bw", "avx512dq"} <= set(native.processor().split())
+        wide = {"avx512f", "avx512bw", "avx512dq"} <= set(building.processor().split())
         ways = ["AVX-512" if wide else "no AVX-512", getattr(native.library(), "products_by", None)]
         ways += ["products"] if getattr(native.library(), "has_products", False) else []
         native.library.cache_clear()
@@ -165,7 +168,7 @@ class TestBuilding:
         text = source.with_name(file).read_text()
         assert right in text
         source.with_name(file).write_text(text.replace(right, wrong))
-        monkeypatch.setattr(native, "SOURCE", source)
+        monkeypatch.setattr(building, "SOURCE", source)
         if used_with in (None, *ways):
             assert native.library() is None
             assert "not exact" in messages[0]
@@ -178,21 +181,21 @@ class TestBuilding:
         assert native.library() is not None
         (made,) = (unbuilt / "spikezip_hf").iterdir()
         native.library.cache_clear()
-        monkeypatch.setattr(native.subprocess, "run", mock.Mock(side_effect=AssertionError("compiled again")))
+        monkeypatch.setattr(building.subprocess, "run", mock.Mock(side_effect=AssertionError("compiled again")))
         assert native.library() is not None
         assert list((unbuilt / "spikezip_hf").iterdir()) == [made]
 
     @needs_compiler
     def test_other_source_is_another_file(self, unbuilt, monkeypatch):
-        first = native.build("cc")
+        first = building.build("cc")
         source = copied_source(unbuilt)
-        monkeypatch.setattr(native, "SOURCE", source)
-        assert native.build("cc") == first
+        monkeypatch.setattr(building, "SOURCE", source)
+        assert building.build("cc") == first
         for file in ("native.c", "products.h"):
-            before = native.build("cc")
+            before = building.build("cc")
             with source.with_name(file).open("a") as text:
                 text.write("\n// changed\n")
-            assert native.build("cc") != before
+            assert building.build("cc") != before
         assert first.is_file()
 
     @needs_compiler
@@ -206,15 +209,15 @@ class TestBuilding:
     def test_a_user_without_a_home(self, unbuilt, monkeypatch):
         """As in a container that runs under a number of its own."""
         monkeypatch.delenv("XDG_CACHE_HOME")
-        monkeypatch.setattr(native.Path, "home", mock.Mock(side_effect=RuntimeError("no home directory")))
+        monkeypatch.setattr(building.Path, "home", mock.Mock(side_effect=RuntimeError("no home directory")))
         native.library()
         assert still_right()
 
     @needs_compiler
     def test_a_damaged_file_in_the_cache(self, unbuilt, messages):
-        path = native.build("cc")
+        path = building.build("cc")
         path.write_bytes(path.read_bytes()[:100])
-        with mock.patch.object(native.shutil, "which", return_value="cc"):
+        with mock.patch.object(building.shutil, "which", return_value="cc"):
             native.library()
         assert still_right()
 

@@ -151,6 +151,11 @@ def assert_fires_as_reference(library, node, current, tracer, tokens, gate, bloc
         assert torch.equal(found_tracer, expected.tracer)
         assert torch.equal(counts, expected.counts)
         assert torch.equal(at_target, expected.at_target)
+        if not tracer.any():
+            fresh = torch.full_like(tracer, 77)
+            again, *_ = library.fire(*given, threshold, bounds, timeline.index, fresh, tokens, *gate, fresh=True)
+            assert torch.equal(again, everything)
+            assert torch.equal(fresh, expected.tracer)
     return levels, counts, at_target, bool(undefined)
 
 

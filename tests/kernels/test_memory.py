@@ -6,7 +6,7 @@ from itertools import count
 import pytest
 import torch
 
-from spikezip_hf.kernels import native
+from spikezip_hf.kernels import building, native
 from spikezip_hf.models.kernels import exponentials, integer_softmax
 from tests.kernels.test_building import needs_compiler
 
@@ -33,8 +33,8 @@ def library(tmp_path_factory):
     (folder / "failing.h").write_text(FAILING)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
-        compiler = next(filter(None, map(native.shutil.which, ("cc", "gcc", "clang"))))
-        return native.Library(ctypes.CDLL(str(native.build(f"{compiler} -include {folder / 'failing.h'}"))))
+        compiler = next(filter(None, map(building.shutil.which, ("cc", "gcc", "clang"))))
+        return native.Library(ctypes.CDLL(str(building.build(f"{compiler} -include {folder / 'failing.h'}"))))
 
 
 def neurons(library, current, scale=None):

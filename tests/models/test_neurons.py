@@ -201,6 +201,22 @@ def test_tracking_is_the_rule_written_out(gate):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("levels", "padded"), [(16, False), (16, True), (130, False)])
+def test_neurons_without_a_tracer_begin_at_0(dtype, levels, padded):
+    node = make_node(levels, True, 0.5).to(dtype)
+    current = Rows(torch.randint(-60, 60, (3, 4, 5)).to(dtype) / 4, timeline=Timeline.constant(3, 3))
+    tokens = torch.rand(3, 4) < 0.5 if padded else None
+    zeros = torch.zeros(3, 4, 5, dtype=node.level_dtype)
+    empty = torch.empty
+    with mock.patch.object(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(77)):
+        found = fire(node, current, None, tokens)
+    expected = fire_reference(node, current, zeros, tokens)
+    assert found.tracer.dtype == node.level_dtype
+    for name in ("levels", "tracer", "counts", "at_target"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("run", [fire, fire_reference])
 class TestFiring:
     """A node through a chunk, by a kernel where there is one and in plain torch: Eq. 1 with what it is let do."""

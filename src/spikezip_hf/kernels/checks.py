@@ -74,14 +74,18 @@ def gives_reference(kernels: Library) -> bool:
             found = (levels, changed, counts, at_target)
             if undefined or not all(map(torch.equal, found, (torch.stack(expected), moves, spikes, settled))):
                 return False
-    # More than one block of elements in each of two heads, padding, and steps at which nothing new comes.
+    # More than one block of elements in each of two heads, padding, and steps at which nothing new comes; from 0.
     current = torch.randn(2, 2, 300, features, generator=generator)
-    index, tracer = torch.tensor([[0], [0], [1], [1]]), torch.zeros(1, 2, 300, features, dtype=torch.int8)
+    index = torch.tensor([[0], [0], [1], [1]])
     targets = torch.floor(current / threshold + 0.5).clamp(*bounds).to(torch.int8)
     for mask in (None, padding_at_the_ends(300)):
-        rows, _, row_of, *_ = kernels.fire(current, None, None, threshold, bounds, index, tracer.clone(), mask, 15, 0)
+        tracer = torch.full((1, 2, 300, features), 7, dtype=torch.int8)
+        given = current, None, None, threshold, bounds, index, tracer, mask, 15, 0
+        rows, _, row_of, *_ = kernels.fire(*given, fresh=True)
         silenced = targets if mask is None else targets * mask[..., None]
         if row_of[:, 0].tolist() != [0, 0, 1, 1] or not torch.equal(rows, silenced):
+            return False
+        if not torch.equal(tracer, silenced[-1:]):
             return False
     values[0, 0] = torch.nan
     index, tracer = torch.zeros(1, 1), torch.zeros(1, 1, features, dtype=torch.int8)

@@ -1,35 +1,23 @@
 # Copyright 2026 The spikezip_hf authors. Apache-2.0.
-"""Kernels for the CPU, in C (`native.c` and its headers), built on first use by the machine's own C compiler: in a
-second, once.
+"""Kernels for the CPU, in C (`native.c` and its headers), on tensors.
 
-The result is kept in the user's cache, under a name made of the source, the compiler's flags and the processor. If
-there is no compiler, or what it built does not give the references' bits, the references do the work. With
-`SPIKEZIP_KERNELS=reference` in the environment the compiler is left alone.
+They are built on first use (`building.py`). If there is no compiler, or what it built does not give the references'
+bits, the references do the work. With `SPIKEZIP_KERNELS=reference` in the environment the compiler is left alone.
 """
 
 import ctypes
-import hashlib
-import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from functools import cache
-from pathlib import Path
 
 import torch
 from transformers.utils import logging
 
-from . import checks, wanted
+from . import building, checks, wanted
 from .deferred import Contexts, FixedPoint, LinearProduct, MatrixProduct, Panels, Probabilities, is_spread, version_of
 from .memory import keep_memory
 
 logger = logging.get_logger(__name__)
 
-SOURCE = Path(__file__).with_name("native.c")
-# No contraction of a * b + c, which rounds once where the reference rounds twice; errno and traps, which nobody
-# reads, would keep loops from being vectorized.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-std=c11", "-fPIC")
 int64 = ctypes.c_int64
 PANEL = 64  # as in products.h
 CPU = torch.device("cpu")  # named wherever memory is taken: the default may be another device
@@ -40,17 +28,17 @@ def library() -> "Library | None":
     """The kernels, built if need be; None where there are none to be had."""
     if not wanted():
         return None
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    compiler = building.compiler()
     if compiler is None:
         logger.info("No C compiler found: the reference kernels do the work, 3 to 5 times slower.")
         return None
     try:
-        path = build(compiler)
+        path = building.build(compiler)
         try:
             built = Library(ctypes.CDLL(str(path)))
         except (OSError, AttributeError):  # damaged
             path.unlink(missing_ok=True)
-            built = Library(ctypes.CDLL(str(build(compiler))))
+            built = Library(ctypes.CDLL(str(building.build(compiler))))
     except (OSError, AttributeError, RuntimeError, subprocess.SubprocessError) as error:
         said = getattr(error, "stderr", None) or str(error)
         logger.warning(f"The CPU kernels could not be built, the reference ones do the work: {said.strip()[-500:]}")
@@ -62,63 +50,6 @@ def library() -> "Library | None":
         return None
     keep_memory()
     return built
-
-
-def openmp() -> str | None:
-    """The OpenMP library that torch has loaded: with a second one, the threads of both would fight for the cores."""
-    try:
-        mapped = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    paths = [line.split(maxsplit=5)[-1] for line in mapped]
-    names = ("libgomp", "libiomp5", "libomp")
-    return next((path for name in names for path in paths if Path(path).name.startswith(name)), None)
-
-
-def processor() -> str:
-    """What this processor can do: a file built on another one may not run here."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-
-
-def build(compiler: str) -> Path:
-    """Path of the shared library, compiled if it is not in the cache."""
-    threads = openmp()
-    command = [*compiler.split(), *FLAGS, *(["-fopenmp"] if threads else [])]
-    sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
-    parts = [*(source.read_text() for source in sources), *command, str(threads), processor()]
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikezip_hf"
-    path = folder / f"kernels-{key[:24]}.so"
-    if path.is_file():
-        return path
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        made = Path(tempfile.mkdtemp(dir=folder))
-    except OSError:  # no place to keep it
-        made = path = Path(tempfile.mkdtemp())
-    try:
-        subprocess.run(
-            [*command, "-c", str(SOURCE), "-o", str(made / "kernels.o")], check=True, capture_output=True, text=True
-        )
-        # Linked by hand: `-fopenmp` would bring the compiler's own OpenMP library.
-        libraries = [threads] if threads else []
-        subprocess.run(
-            [*compiler.split(), "-shared", str(made / "kernels.o"), *libraries, "-lm", "-o", str(made / "kernels.so")],
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        if path == made:
-            return made / "kernels.so"
-        os.replace(made / "kernels.so", path)  # whole or not, also with several processes at it
-    finally:
-        if path != made:
-            shutil.rmtree(made, ignore_errors=True)
-    return path
 
 
 def address(x: torch.Tensor | None) -> ctypes.c_void_p | None:

@@ -178,7 +178,7 @@ def integer_weight(module: LinearMap, form: str | torch.dtype):
 
     def levels_and_scale(quantizer, weight):
         scale = quantizer.threshold(weight.dtype)
-        return weight_operand(weight.detach().flatten(1), scale, quantizer.max_level, form), scale
+        return weight_operand(weight.flatten(1), scale, quantizer.max_level, form), scale
 
     return remembered(module, form, lambda: quantizer(module.weight, levels_and_scale))
 

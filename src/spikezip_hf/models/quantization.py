@@ -119,7 +119,12 @@ class Quantizer(nn.Module):
 
     def threshold(self, dtype: torch.dtype) -> torch.Tensor:
         """The scale as inputs of `dtype` are compared with it, in float32 or wider; V_thr of a neuron. No gradient."""
-        return remembered(self, dtype, lambda: threshold(self.scale.detach(), dtype))
+
+        def without_gradient():
+            scale = threshold(self.scale, dtype)
+            return scale.detach() if scale.requires_grad else scale
+
+        return remembered(self, dtype, without_gradient)
 
     def problem(self, allow_unset: bool = False) -> str | None:
         """Why the scale cannot be used, in words; None if it can.

@@ -40,7 +40,7 @@ class Timeline:
 
     @cached_property
     def mask(self) -> int:
-        """`changed` as a number, a byte for each step and sample: to compare small tensors is all call, and no work."""
+        """`changed` as a number, a byte for each step and sample. Quickly compared, as tensors so small are not."""
         return int.from_bytes(self.changed.numpy().tobytes(), "little")
 
     @classmethod
@@ -204,9 +204,16 @@ class Rows:
 
     def copy(self) -> "Rows":
         """The same Rows once more, whose attributes may be set to others."""
-        rows = object.__new__(Rows)
-        rows.__dict__.update(self.__dict__)
-        return rows
+        return Rows(
+            self._values,
+            integers=self._integers,
+            scale=self.scale,
+            bias=self.bias,
+            peak=self.peak,
+            dtype=self.dtype,
+            timeline=self.timeline,
+            sources=self.sources,
+        )
 
     def like(self, integers: torch.Tensor, values: torch.Tensor | None = None, sources: tuple = ()) -> "Rows":
         """Other integers with the same meaning."""
