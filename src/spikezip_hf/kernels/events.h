@@ -11,7 +11,7 @@
 #include "products.h"
 
 #if HAVE_PRODUCTS
-enum { MOST_FEATURES = 1 << 16 };  // that an event can name
+enum { MOST_FEATURES = (1 << 16) - 1 };  // an event can name them, and nobody
 enum { NUMBERS_ROW = 32, NUMBERS_PART = 384 };  // numbers of a row of a weight in fixed point, and how many rows at a time
 
 // What a product is of: rows of levels (rows, places, k), and which of them are current, (steps, samples). Places are
@@ -25,7 +25,8 @@ typedef struct {
 
 typedef struct {
     int64_t parts;        // events of a place lie in so many parts, each of as many features
-    uint16_t *features;   // of all events: those of a part that rise, then those that fall
+    uint16_t *features;   // of all events: those of a part that rise, then those that fall; of bytes an even number, the
+                          // first to fall nobody, k, if need be
     int64_t *start;       // (steps, samples, places * parts + 1) where those of a part lie
     int32_t *rises;       // (steps, samples, places, parts) how many rise
     uint8_t *few;         // (steps, samples) whether a step has a new row, and so few events that they are the shorter way
@@ -72,8 +73,8 @@ static inline void write_names(__mmask64 mask, int64_t first, uint16_t *out) {
 #endif
 }
 
-// List the features whose levels rise, from `out` on, and those whose levels fall, up to `end`: each as often as it does.
-// Returns how many rise.
+// List the features whose levels rise, from `out` on, and those whose levels fall, up to `end`: each as often as it does. If
+// there is room for one more, `to` falls, which is nobody. Returns how many rise.
 static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from, int64_t to, uint16_t *out,
                            uint16_t *end) {
     const __m512i one = _mm512_set1_epi8(1);
@@ -91,6 +92,7 @@ static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from
             rise = _mm512_cmpgt_epi8_mask(a, b), fall = _mm512_cmplt_epi8_mask(a, b);
         }
     }
+    if (next < end) *next = (uint16_t)to;
     return next - out;
 }
 
@@ -119,8 +121,9 @@ static double share_of_events(int fixed) {
 }
 
 // Find the events of all steps. Returns whether memory is lacking.
-// `share`: a row has few events if they are at most this share of its levels. `part`: features of a part.
-static int find_events(const Given *a, int64_t part, double share, Events *events) {
+// `share`: a row has few events if they are at most this share of its levels. `part`: features of a part. `even`: whether
+// parts are to have an even number of them.
+static int find_events(const Given *a, int64_t part, double share, int even, Events *events) {
     int64_t all = a->steps * a->samples, k = a->k, parts = (k + part - 1) / part, size = a->places * parts, total = 0;
     *events = (Events){.parts = parts};
     events->few = calloc((size_t)all, 1);
@@ -147,7 +150,7 @@ static int find_events(const Given *a, int64_t part, double share, Events *event
         int64_t *start = events->start + at * (size + 1);
         for (int64_t i = 0; events->few[at] && i <= size; i++) {
             int64_t count = i < size ? start[i] : 0;
-            start[i] = total, total += count;
+            start[i] = total, total += count + (even & count);
         }
     }
     events->features = malloc((size_t)(total + 1) * sizeof *events->features);
@@ -161,8 +164,8 @@ static int find_events(const Given *a, int64_t part, double share, Events *event
             for (int64_t from = 0; from < k; from += part, start++, rises++) {
                 *rises = 0;
                 if (start[0] == start[1]) continue;
-                *rises = (int32_t)list_events(now, before, from, least(k, from + part), events->features + start[0],
-                                              events->features + start[1]);
+                uint16_t *features = events->features + start[0];
+                *rises = (int32_t)list_events(now, before, from, least(k, from + part), features, events->features + start[1]);
             }
         }
     }
@@ -184,32 +187,11 @@ static uint8_t *whole_rows_shifted(const Given *a, const Events *events) {
     return shifted;
 }
 
-// Add to the sums of two halves of a panel two rows of a weight of bytes, or take them off. Columns lie in a row so that of
-// two rows, their bytes put side by side, each half of the panel's sums is in order: 16 bytes are eight columns of the
-// first half, then eight of the second.
-static inline __attribute__((always_inline)) void two_rows_of_bytes(__m512i one, __m512i other, const int fall, __m512i *sum) {
-    const __m512i once = _mm512_set1_epi8(1);
-    __m512i left = _mm512_maddubs_epi16(once, _mm512_unpacklo_epi8(one, other));
-    __m512i right = _mm512_maddubs_epi16(once, _mm512_unpackhi_epi8(one, other));
-    sum[0] = fall ? _mm512_sub_epi16(sum[0], left) : _mm512_add_epi16(sum[0], left);
-    sum[1] = fall ? _mm512_sub_epi16(sum[1], right) : _mm512_add_epi16(sum[1], right);
-}
-
-// Add up rows of a weight of bytes, (k, 64), or take them off: so few that 16 bits are enough.
-static inline __attribute__((always_inline)) void some_rows_of_bytes(const uint16_t *features, int64_t from, int64_t to,
-                                                                     const int8_t *rows, const int fall, __m512i *sum) {
-    int64_t i = from;
-    for (; i + 1 < to; i += 2)
-        two_rows_of_bytes(_mm512_loadu_si512(rows + features[i] * PANEL), _mm512_loadu_si512(rows + features[i + 1] * PANEL),
-                          fall, sum);
-    if (i < to) two_rows_of_bytes(_mm512_loadu_si512(rows + features[i] * PANEL), _mm512_setzero_si512(), fall, sum);
-}
-
-// The same of rows of 32 numbers up to 2^26, (k, 32): so few that 32 bits are enough.
+// Add up rows of 32 numbers up to 2^26, (k, 32), or take them off: so few that 32 bits are enough.
 static inline __attribute__((always_inline)) void some_rows_of_numbers(const uint16_t *features, int64_t from, int64_t to,
                                                                        const int32_t *rows, const int fall, __m512i *sum) {
     for (int64_t i = from; i < to; i++) {
-        const int32_t *row = rows + features[i] * NUMBERS_ROW;
+        const int32_t *row = rows + (size_t)features[i] * NUMBERS_ROW;
         __m512i left = _mm512_loadu_si512(row), right = _mm512_loadu_si512(row + 16);
         sum[0] = fall ? _mm512_sub_epi32(sum[0], left) : _mm512_add_epi32(sum[0], left);
         sum[1] = fall ? _mm512_sub_epi32(sum[1], right) : _mm512_add_epi32(sum[1], right);
@@ -220,22 +202,39 @@ static inline __m256i half_of(__m512i x, int half) {
     return half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x);
 }
 
-// Add to 64 sums the rows of a weight of bytes whose features rise, and take off those whose features fall.
-static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t count, const int8_t *rows, int32_t *sums) {
-    enum { SOME = 255 };
+// Add to 64 sums the rows of a weight of bytes whose features rise, and take off those whose features fall: two at a time,
+// an even number in all. Bytes are shifted up by 128, so that they can be multiplied by signs. In a row eight columns of the
+// first half of the panel lie ahead of eight of the second: then of two rows, their bytes put side by side, each half of
+// the sums is in order.
+static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t count, const uint8_t *rows, int32_t *sums) {
+    enum { SOME = 64, BOTH = 0x01010101, NEITHER = -1, FIRST = (int)0xff01ff01 };  // pairs whose sums fit in 16 bits; signs
+    // Of the pairs around the first fall, so that one loop, whose end is hard to foresee, does for rises and falls.
+    static const int32_t signs[2][2 * SOME + 1] = {
+        {[0 ... SOME - 1] = BOTH, [SOME ... 2 * SOME] = NEITHER},
+        {[0 ... SOME - 1] = BOTH, [SOME] = FIRST, [SOME + 1 ... 2 * SOME] = NEITHER},
+    };
+    const __m512i shift = _mm512_set1_epi32((int32_t)(128 * (count - 2 * rises)));
     __m512i sum[4];
-    for (int v = 0; v < 4; v++) sum[v] = _mm512_loadu_si512(sums + 16 * v);
-    for (int64_t i = 0; i < count; i += SOME) {
-        int64_t end = least(count, i + SOME), middle = rises < i ? i : least(rises, end);
-        __m512i part[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-        some_rows_of_bytes(features, i, middle, rows, 0, part);
-        some_rows_of_bytes(features, middle, end, rows, 1, part);
-        for (int v = 0; v < 4; v++) sum[v] = _mm512_add_epi32(sum[v], _mm512_cvtepi16_epi32(half_of(part[v / 2], v % 2)));
+    for (int v = 0; v < 4; v++) sum[v] = _mm512_add_epi32(_mm512_loadu_si512(sums + 16 * v), shift);
+    for (int64_t i = 0; i < count / 2; i += SOME) {
+        int64_t pairs = least(count / 2 - i, SOME), rising = least(rises / 2 - i, SOME);
+        const int32_t *sign = signs[rises % 2] + SOME - (rising < -1 ? -1 : rising);
+        const uint16_t *of_pair = features + 2 * i;
+        __m512i low = _mm512_setzero_si512(), high = _mm512_setzero_si512();
+#pragma GCC unroll 2
+        for (int64_t j = 0; j < pairs; j++, of_pair += 2) {
+            __m512i one = _mm512_loadu_si512(rows + (size_t)of_pair[0] * PANEL);
+            __m512i other = _mm512_loadu_si512(rows + (size_t)of_pair[1] * PANEL);
+            __m512i both = _mm512_set1_epi32(sign[j]);
+            low = _mm512_add_epi16(low, _mm512_maddubs_epi16(_mm512_unpacklo_epi8(one, other), both));
+            high = _mm512_add_epi16(high, _mm512_maddubs_epi16(_mm512_unpackhi_epi8(one, other), both));
+        }
+        for (int v = 0; v < 4; v++) sum[v] = _mm512_add_epi32(sum[v], _mm512_cvtepi16_epi32(half_of(v / 2 ? high : low, v % 2)));
     }
     for (int v = 0; v < 4; v++) _mm512_storeu_si512(sums + 16 * v, sum[v]);
 }
 
-// The same of a weight in fixed point, and 32 sums.
+// The same of a weight in fixed point, one at a time, any number of them, and 32 sums.
 static void add_rows_of_numbers(const uint16_t *features, int64_t rises, int64_t count, const int32_t *rows, double *sums) {
     enum { SOME = 31 };
     __m512d sum[4];

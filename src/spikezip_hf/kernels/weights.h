@@ -43,7 +43,7 @@ typedef struct {
     int8_t *digits;       // four panels of bytes, each worth 2^8 of the one before,
     int32_t *correction;  // and what to take off,
     int32_t *numbers;     // or rows for events, two times (k, 32);
-    int8_t *bytes;        // of bytes: rows for events, (k, 64), columns as `two_rows_of_bytes` takes them
+    uint8_t *bytes;       // of bytes: rows for events, as `add_rows_of_bytes` takes them, (k, 64), and nobody's
 } Held;
 
 static void let_go(Held *own) {
@@ -61,7 +61,7 @@ static int make_room(const Weight *weight, int whole, int events, Held *own) {
     }
     if (fixed && events)
         lacking |= !(own->numbers = aligned_alloc(64, (size_t)(padded(weight->k, 16) * PANEL) * sizeof *own->numbers));
-    if (!fixed && events) lacking |= !(own->bytes = aligned_alloc(64, (size_t)panel_bytes(weight->k)));
+    if (!fixed && events) lacking |= !(own->bytes = aligned_alloc(64, (size_t)panel_bytes(weight->k + 1)));
     return lacking;
 }
 
@@ -204,21 +204,24 @@ static void hold(const Weight *weight, int64_t panel, Held *own) {
     // Four rows of k at a time: the bytes of each are put side by side, quarter by quarter of the panel, and rows turned over.
     const __m512i in_fours = _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
     const __m512i in_rows = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m512i shift = _mm512_set1_epi8((char)128);
     const int8_t *in = weight->panels + panel * panel_bytes(weight->k);
     for (int64_t i = 0; i < padded(weight->k, 64); i += 4) {
         __m512i quarter[4], eighths[4];
 #pragma GCC unroll 4
         for (int q = 0; q < 4; q++) {
-            quarter[q] = _mm512_shuffle_epi8(_mm512_loadu_si512(in + i * PANEL + 64 * q), in_fours);
+            __m512i shifted = _mm512_xor_si512(_mm512_loadu_si512(in + i * PANEL + 64 * q), shift);
+            quarter[q] = _mm512_shuffle_epi8(shifted, in_fours);
             quarter[q] = _mm512_permutexvar_epi32(in_rows, quarter[q]);  // lane r has row i + r
         }
 #pragma GCC unroll 2
-        for (int q = 0; q < 2; q++) {  // as `two_rows_of_bytes` takes them
+        for (int q = 0; q < 2; q++) {
             eighths[2 * q] = _mm512_unpacklo_epi64(quarter[q], quarter[q + 2]);
             eighths[2 * q + 1] = _mm512_unpackhi_epi64(quarter[q], quarter[q + 2]);
         }
-        turn_over_lanes(eighths, own->bytes + i * PANEL);
+        turn_over_lanes(eighths, (int8_t *)own->bytes + i * PANEL);
     }
+    memset(own->bytes + weight->k * PANEL, 128, PANEL);
 }
 
 // Whole products of `rows` rows of levels, at most 32, from row `first` on, with the panel that is held: to `product` of
