@@ -124,51 +124,41 @@ static double share_of_events(int fixed) {
 // `share`: a row has few events if they are at most this share of its levels. `part`: features of a part. `even`: whether
 // parts are to have an even number of them.
 static int find_events(const Given *a, int64_t part, double share, int even, Events *events) {
-    int64_t all = a->steps * a->samples, k = a->k, parts = (k + part - 1) / part, size = a->places * parts, total = 0;
+    int64_t all = a->steps * a->samples, k = a->k, parts = (k + part - 1) / part, size = a->places * parts;
+    int64_t room = (int64_t)(share * (double)(a->places * k)) + size;  // for a step's, if few, and a nobody for each part
     *events = (Events){.parts = parts};
     events->few = calloc((size_t)all, 1);
     events->start = malloc((size_t)(all * (size + 1)) * sizeof *events->start);
     events->rises = malloc((size_t)(all * size) * sizeof *events->rises);
-    if (!events->few || !events->start || !events->rises) return 1;
+    events->features = malloc((size_t)(all * room) * sizeof *events->features);
+    if (!events->few || !events->start || !events->rises || !events->features) return 1;
     int whole = 0, any = 0;
 #pragma omp parallel for schedule(dynamic) reduction(| : whole, any)
     for (int64_t at = 0; at < all; at++) {
-        int64_t *count = events->start + at * (size + 1), sum = 0, levels = 0;
         if (!is_new(a, at)) continue;
-        for (int64_t place = 0; place < a->places && k <= MOST_FEATURES; place++) {
+        Span span = a->spans[at % a->samples];
+        int64_t levels = a->places / a->positions * (span.to - span.from) * k, next = at * room;
+        int64_t left = k <= MOST_FEATURES ? (int64_t)(share * (double)levels) : -1;  // that it may have
+        int64_t *start = events->start + at * (size + 1);
+        int32_t *rises = events->rises + at * size;
+        for (int64_t place = 0; place < a->places && left >= 0; place++) {
             const int8_t *now = levels_now(a, at, place), *before = levels_before(a, at, place);
             int there = counts(a, at, place);
-            levels += there * k;
-            for (int64_t from = 0; from < k; from += part, count++)
-                sum += *count = there ? count_events(now + from, before ? before + from : NULL, least(k - from, part)) : 0;
-        }
-        events->few[at] = k <= MOST_FEATURES && (double)sum <= share * (double)levels;
-        any |= events->few[at], whole |= !events->few[at];
-    }
-    events->any = any, events->whole = whole;
-    for (int64_t at = 0; at < all; at++) {
-        int64_t *start = events->start + at * (size + 1);
-        for (int64_t i = 0; events->few[at] && i <= size; i++) {
-            int64_t count = i < size ? start[i] : 0;
-            start[i] = total, total += count + (even & count);
-        }
-    }
-    events->features = malloc((size_t)(total + 1) * sizeof *events->features);
-    if (!events->features) return 1;
-#pragma omp parallel for schedule(dynamic)
-    for (int64_t at = 0; at < all; at++) {
-        const int64_t *start = events->start + at * (size + 1);
-        int32_t *rises = events->rises + at * size;
-        for (int64_t place = 0; place < a->places && events->few[at]; place++) {
-            const int8_t *now = levels_now(a, at, place), *before = levels_before(a, at, place);
-            for (int64_t from = 0; from < k; from += part, start++, rises++) {
-                *rises = 0;
-                if (start[0] == start[1]) continue;
-                uint16_t *features = events->features + start[0];
-                *rises = (int32_t)list_events(now, before, from, least(k, from + part), features, events->features + start[1]);
+            for (int64_t from = 0; from < k && left >= 0; from += part, start++, rises++) {
+                int64_t to = least(k, from + part);
+                int64_t count = there ? count_events(now + from, before ? before + from : NULL, to - from) : 0;
+                *start = next, *rises = 0, left -= count;
+                if (!count || left < 0) continue;
+                uint16_t *features = events->features + next;
+                next += count + (even & count);
+                *rises = (int32_t)list_events(now, before, from, to, features, events->features + next);
             }
         }
+        if (left >= 0) *start = next;
+        events->few[at] = left >= 0;
+        any |= left >= 0, whole |= left < 0;
     }
+    events->any = any, events->whole = whole;
     return 0;
 }
 
