@@ -1,8 +1,9 @@
 // Copyright 2026 The spikezip_hf authors. Apache-2.0.
 //
-// Rows of levels as events: the features whose levels differ from those of the step before, once for each level. A
-// product with a weight then changes by rows of that weight, added or taken off: additions for spikes, and nothing for
-// what is silent. Sums are of whole numbers, so they are those of a whole product.
+// Rows of levels as events: the features whose levels differ from what was to be expected, once for each level. Expected
+// is that all stay as they were in the row before, or that all go on as they last moved, whichever is nearer: while most
+// neurons are on their way, most go on. A product with a weight then changes by rows of that weight, added or taken off:
+// additions for spikes, and nothing for what is silent. Sums are of whole numbers, so they are those of a whole product.
 
 #pragma once
 
@@ -29,13 +30,15 @@ typedef struct {
                           // first to fall nobody, k, if need be
     int64_t *start;       // (steps, samples, places * parts + 1) where those of a part lie
     int32_t *rises;       // (steps, samples, places, parts) how many rise
-    uint8_t *few;         // (steps, samples) whether a step has a new row, and so few events that they are the shorter way
-    int whole;            // whether there are other new rows
-    int any;              // whether there are such
+    uint8_t *way;         // (steps, samples) of steps that have a new row: how it is made, and so what events are against
+    int whole;            // whether some are whole
+    int any;              // whether some are made of events
 } Events;
 
+enum { WHOLE, STAYS, GOES_ON };
+
 static void no_events(Events *events) {
-    free(events->features), free(events->start), free(events->rises), free(events->few);
+    free(events->features), free(events->start), free(events->rises), free(events->way);
 }
 
 // Up to 64 levels of a row; 0 before the first row.
@@ -109,53 +112,95 @@ static inline int is_new(const Given *a, int64_t at) {
     return at < a->samples || a->index[at] != a->index[at - a->samples];
 }
 
+// The levels of the row ahead of the one of the step before.
+static inline const int8_t *levels_earlier(const Given *a, int64_t at, int64_t place) {
+    at -= a->samples;
+    while (!is_new(a, at)) at -= a->samples;
+    return levels_before(a, at, place);
+}
+
 static inline int counts(const Given *a, int64_t at, int64_t place) {
     Span span = a->spans[at % a->samples];
     return span.from <= place % a->positions && place % a->positions < span.to;
 }
 
-// The share of its levels that may change for a row's events to be a shorter way than a whole product.
+// The share of its levels that may be events for these to be a shorter way than a whole product.
 static double share_of_events(int fixed) {
     if (tiles_allowed) return fixed ? 0.25 : 0.06;
     return fixed ? 0.6 : 0.5;
 }
 
+// A row's levels, if all go on as they moved between the two rows before. Returns whether these are bytes.
+static int gone_on(const int8_t *before, const int8_t *earlier, int64_t k, int8_t *out) {
+    __mmask64 beyond = 0;
+    for (int64_t i = 0; i < k; i += 64) {
+        __mmask64 there = first_of_64(k - i);
+        __m512i b = some_levels(before + i, there), move = _mm512_sub_epi8(b, some_levels(earlier ? earlier + i : NULL, there));
+        __m512i next = _mm512_add_epi8(b, move);
+        beyond |= _mm512_cmpneq_epi8_mask(move, _mm512_subs_epi8(b, some_levels(earlier ? earlier + i : NULL, there)));
+        beyond |= _mm512_cmpneq_epi8_mask(next, _mm512_adds_epi8(b, move));
+        _mm512_mask_storeu_epi8(out + i, there, next);
+    }
+    return !beyond;
+}
+
+// Which of two expectations is nearer to a step's rows of levels, by a part of its places. `spare`: memory for a row.
+static int nearer_way(const Given *a, int64_t at, int8_t *spare) {
+    enum { PLACES = 16 };
+    if (at < a->samples || !spare) return STAYS;
+    int64_t stays = 0, goes_on = 0;
+    for (int64_t place = 0; place < a->places; place += a->places / PLACES + 1) {
+        if (!counts(a, at, place)) continue;
+        const int8_t *now = levels_now(a, at, place), *before = levels_before(a, at, place);
+        if (!gone_on(before, levels_earlier(a, at, place), a->k, spare)) return STAYS;
+        stays += count_events(now, before, a->k), goes_on += count_events(now, spare, a->k);
+    }
+    return goes_on < stays ? GOES_ON : STAYS;
+}
+
 // Find the events of all steps. Returns whether memory is lacking.
-// `share`: a row has few events if they are at most this share of its levels. `part`: features of a part. `even`: whether
-// parts are to have an even number of them.
+// `share`: a row is made of its events if they are at most this share of its levels. `part`: features of a part. `even`:
+// whether parts are to have an even number of them.
 static int find_events(const Given *a, int64_t part, double share, int even, Events *events) {
     int64_t all = a->steps * a->samples, k = a->k, parts = (k + part - 1) / part, size = a->places * parts;
-    int64_t room = (int64_t)(share * (double)(a->places * k)) + size;  // for a step's, if few, and a nobody for each part
+    int64_t room = (int64_t)(share * (double)(a->places * k)) + size;  // for a step's, and a nobody for each part
     *events = (Events){.parts = parts};
-    events->few = calloc((size_t)all, 1);
+    events->way = calloc((size_t)all, 1);
     events->start = malloc((size_t)(all * (size + 1)) * sizeof *events->start);
     events->rises = malloc((size_t)(all * size) * sizeof *events->rises);
     events->features = malloc((size_t)(all * room) * sizeof *events->features);
-    if (!events->few || !events->start || !events->rises || !events->features) return 1;
+    if (!events->way || !events->start || !events->rises || !events->features) return 1;
     int whole = 0, any = 0;
 #pragma omp parallel for schedule(dynamic) reduction(| : whole, any)
     for (int64_t at = 0; at < all; at++) {
         if (!is_new(a, at)) continue;
+        int8_t *spare = malloc((size_t)k);
+        int way = nearer_way(a, at, spare);
         Span span = a->spans[at % a->samples];
         int64_t levels = a->places / a->positions * (span.to - span.from) * k, next = at * room;
         int64_t left = k <= MOST_FEATURES ? (int64_t)(share * (double)levels) : -1;  // that it may have
         int64_t *start = events->start + at * (size + 1);
         int32_t *rises = events->rises + at * size;
         for (int64_t place = 0; place < a->places && left >= 0; place++) {
-            const int8_t *now = levels_now(a, at, place), *before = levels_before(a, at, place);
+            const int8_t *now = levels_now(a, at, place), *expected = levels_before(a, at, place);
             int there = counts(a, at, place);
+            if (there && way == GOES_ON) {
+                if (!gone_on(expected, levels_earlier(a, at, place), k, spare)) left = -1;
+                expected = spare;
+            }
             for (int64_t from = 0; from < k && left >= 0; from += part, start++, rises++) {
                 int64_t to = least(k, from + part);
-                int64_t count = there ? count_events(now + from, before ? before + from : NULL, to - from) : 0;
+                int64_t count = there ? count_events(now + from, expected ? expected + from : NULL, to - from) : 0;
                 *start = next, *rises = 0, left -= count;
                 if (!count || left < 0) continue;
                 uint16_t *features = events->features + next;
                 next += count + (even & count);
-                *rises = (int32_t)list_events(now, before, from, to, features, events->features + next);
+                *rises = (int32_t)list_events(now, expected, from, to, features, events->features + next);
             }
         }
+        free(spare);
         if (left >= 0) *start = next;
-        events->few[at] = left >= 0;
+        events->way[at] = (uint8_t)(left >= 0 ? way : WHOLE);
         any |= left >= 0, whole |= left < 0;
     }
     events->any = any, events->whole = whole;
@@ -171,7 +216,7 @@ static uint8_t *whole_rows_shifted(const Given *a, const Events *events) {
     if (!shifted) return NULL;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t at = 0; at < all; at++)
-        for (int64_t place = 0; place < a->places && is_new(a, at) && !events->few[at]; place++)
+        for (int64_t place = 0; place < a->places && is_new(a, at) && events->way[at] == WHOLE; place++)
             if (counts(a, at, place))
                 shift_rows(levels_now(a, at, place), a->k, 1, a->k, shifted + (a->index[at] * a->places + place) * wide);
     return shifted;
@@ -192,11 +237,12 @@ static inline __m256i half_of(__m512i x, int half) {
     return half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x);
 }
 
-// Add to 64 sums the rows of a weight of bytes whose features rise, and take off those whose features fall: two at a time,
-// an even number in all. Bytes are shifted up by 128, so that they can be multiplied by signs. In a row eight columns of the
+// Make 64 sums, of the row before (`last`) and the one ahead of it (there now), if all go on: and then add the rows of a
+// weight of bytes whose features rise, and take off those whose features fall: two at a time, an even number in all. Bytes are shifted up by 128, so that they can be multiplied by signs. In a row eight columns of the
 // first half of the panel lie ahead of eight of the second: then of two rows, their bytes put side by side, each half of
 // the sums is in order.
-static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t count, const uint8_t *rows, int32_t *sums) {
+static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t count, const uint8_t *rows,
+                              const int32_t *last, int go_on, int32_t *sums) {
     enum { SOME = 64, BOTH = 0x01010101, NEITHER = -1, FIRST = (int)0xff01ff01 };  // pairs whose sums fit in 16 bits; signs
     // Of the pairs around the first fall, so that one loop, whose end is hard to foresee, does for rises and falls.
     static const int32_t signs[2][2 * SOME + 1] = {
@@ -205,7 +251,11 @@ static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t c
     };
     const __m512i shift = _mm512_set1_epi32((int32_t)(128 * (count - 2 * rises)));
     __m512i sum[4];
-    for (int v = 0; v < 4; v++) sum[v] = _mm512_add_epi32(_mm512_loadu_si512(sums + 16 * v), shift);
+    for (int v = 0; v < 4; v++) {
+        sum[v] = _mm512_loadu_si512(last + 16 * v);
+        if (go_on) sum[v] = _mm512_sub_epi32(_mm512_add_epi32(sum[v], sum[v]), _mm512_loadu_si512(sums + 16 * v));
+        sum[v] = _mm512_add_epi32(sum[v], shift);
+    }
     for (int64_t i = 0; i < count / 2; i += SOME) {
         int64_t pairs = least(count / 2 - i, SOME), rising = least(rises / 2 - i, SOME);
         const int32_t *sign = signs[rises % 2] + SOME - (rising < -1 ? -1 : rising);
@@ -225,10 +275,14 @@ static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t c
 }
 
 // The same of a weight in fixed point, one at a time, any number of them, and 32 sums.
-static void add_rows_of_numbers(const uint16_t *features, int64_t rises, int64_t count, const int32_t *rows, double *sums) {
+static void add_rows_of_numbers(const uint16_t *features, int64_t rises, int64_t count, const int32_t *rows,
+                                const double *last, int go_on, double *sums) {
     enum { SOME = 31 };
     __m512d sum[4];
-    for (int v = 0; v < 4; v++) sum[v] = _mm512_loadu_pd(sums + 8 * v);
+    for (int v = 0; v < 4; v++) {
+        sum[v] = _mm512_loadu_pd(last + 8 * v);
+        if (go_on) sum[v] = _mm512_sub_pd(_mm512_add_pd(sum[v], sum[v]), _mm512_loadu_pd(sums + 8 * v));
+    }
     for (int64_t i = 0; i < count; i += SOME) {
         int64_t end = least(count, i + SOME), middle = rises < i ? i : least(rises, end);
         __m512i part[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};

@@ -59,12 +59,13 @@ typedef struct {
     int64_t fresh;   // whether tracers begin at 0, and what is in their memory is nothing
 } Neurons;
 
-// A thread's own memory: targets and tracers of a block, its product, rows with zeros around them; of a weight, its panel
-// and sums in fixed point; of attention, the right side of a product as panels, and a row of probabilities.
+// A thread's own memory: targets and tracers of a block, its product, rows with zeros around them; of a weight, its panel,
+// sums in fixed point, and what the row before had for product or sums; of attention, the right side of a product as
+// panels, and a row of probabilities.
 typedef struct {
     int8_t *target, *state, *spare, *panels;
-    int32_t *product, *correction;
-    double *sums;
+    int32_t *product, *last, *correction;
+    double *sums, *last_sums;
     float *probabilities;
 #if HAVE_PRODUCTS
     Held held;
@@ -127,7 +128,7 @@ static void targets_of_contexts(const Neurons *a, const Quantizer *q, const Scra
 #endif
 
 // Targets of a block of a step's row: `rows` places from `first` on, `width` features from `column` on.
-static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch *own, int64_t sample, int64_t at,
+static void targets_of_block(const Neurons *a, const Quantizer *q, Scratch *own, int64_t sample, int64_t at,
                              int64_t first, int64_t rows, int64_t column, int64_t width, int *undefined) {
     const int32_t *integers = NULL;
     int64_t stride = a->features, row = a->index[at];
@@ -142,8 +143,15 @@ static void targets_of_block(const Neurons *a, const Quantizer *q, const Scratch
         return;
     }
     if (a->kind == LEVELS) {
-        if (own->events->few[at])
-            add_events(&a->weight, &own->held, own->events, at, first, rows, a->places, own->product, own->sums);
+        int32_t *last = own->product;
+        double *last_sums = own->sums;
+        if (own->sums)  // the product of numbers is only on the way to their sums
+            own->sums = own->last_sums, own->last_sums = last_sums;
+        else
+            own->product = own->last, own->last = last;
+        if (own->events->way[at] != WHOLE)
+            add_events(&a->weight, &own->held, own->events, at, first, rows, a->places, last, own->product, last_sums,
+                       own->sums);
         else
             whole_block(&a->weight, &own->held, a->current, own->shifted, row * a->places + first, (int)rows, own->spare,
                         own->product, own->sums);
@@ -179,7 +187,9 @@ static void run_block(const Neurons *a, const Quantizer *q, Scratch *own, int64_
     if (a->kind == LEVELS) {
         hold(&a->weight, column / PANEL, &own->held);
         memset(own->product, 0, BLOCK_ROWS * PANEL * sizeof *own->product);
+        memset(own->last, 0, BLOCK_ROWS * PANEL * sizeof *own->last);
         if (own->sums) memset(own->sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
+        if (own->sums) memset(own->last_sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
     }
 #endif
     const int64_t *index = a->index + sample;
@@ -279,7 +289,12 @@ int64_t spikezip_fire(const Neurons *a) {
         own.shifted = shifted, own.events = &events;
         if (product) {
             lacking |= make_room(&a->weight, events.whole, events.any, &own.held);
-            if (a->weight.numbers) lacking |= !(own.sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums));
+            lacking |= !(own.last = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.last));
+            if (a->weight.numbers) {
+                own.sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums);
+                own.last_sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums);
+                lacking |= !own.sums || !own.last_sums;
+            }
         }
         if (product || scores || contexts) {
             int64_t columns = scores ? padded(a->features, PANEL) : PANEL;  // of a block's product
@@ -310,7 +325,8 @@ int64_t spikezip_fire(const Neurons *a) {
         if (product) let_go(&own.held);
 #endif
         free(own.target), free(own.state), free(own.spare), free(own.product);
-        free(own.panels), free(own.correction), free(own.probabilities), free(own.sums);
+        free(own.panels), free(own.correction), free(own.probabilities);
+        free(own.last), free(own.sums), free(own.last_sums);
     }
     free(scale), free(bias), free(threshold), free(inverse);
 #if HAVE_PRODUCTS

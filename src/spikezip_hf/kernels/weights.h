@@ -242,22 +242,27 @@ static void whole_block(const Weight *weight, const Held *own, const int8_t *lef
     }
 }
 
-// Add to what has been summed up for `rows` places from `first` on the events of a step.
+// The sums of a step's row, for `rows` places from `first` on, by its events: of those of the row before (`last`, `last_sums`)
+// and, if all go on, of the one ahead of it, in whose place they come.
 static void add_events(const Weight *weight, const Held *own, const Events *events, int64_t at, int64_t first,
-                       int64_t rows, int64_t places, int32_t *product, double *sums) {
+                       int64_t rows, int64_t places, const int32_t *last, int32_t *product, const double *last_sums,
+                       double *sums) {
     const int64_t *start = events->start + at * (places * events->parts + 1);
     const int32_t *rises = events->rises + at * places * events->parts;
     int64_t halves = weight->numbers ? PANEL / NUMBERS_ROW : 1;
+    int go_on = events->way[at] == GOES_ON;
     for (int64_t half = 0; half < halves; half++)
         for (int64_t part = 0; part < events->parts; part++)  // outside: its rows of the weight stay in the first cache
             for (int64_t r = 0; r < rows; r++) {
                 int64_t i = (first + r) * events->parts + part, count = start[i + 1] - start[i];
                 const uint16_t *features = events->features + start[i];
-                if (weight->numbers)
+                if (weight->numbers) {
+                    int64_t place = r * PANEL + half * NUMBERS_ROW;
                     add_rows_of_numbers(features, rises[i], count, own->numbers + half * padded(weight->k, 16) * NUMBERS_ROW,
-                                  sums + r * PANEL + half * NUMBERS_ROW);
-                else
-                    add_rows_of_bytes(features, rises[i], count, own->bytes, product + r * PANEL);
+                                        part ? sums + place : last_sums + place, go_on && !part, sums + place);
+                } else {
+                    add_rows_of_bytes(features, rises[i], count, own->bytes, last + r * PANEL, go_on, product + r * PANEL);
+                }
             }
 }
 #endif
