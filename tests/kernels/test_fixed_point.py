@@ -115,7 +115,7 @@ class TestWhereThereIsSuchAProduct:
 @st.composite
 def levels_in_time(draw, k, generator, samples):
     """(rows, places, k) levels of so many samples on a timeline, of which many, few, or none change from step to step,
-    by one level or more."""
+    by one level or more; or of which many, few, or none do not go on as they moved in the step before."""
     steps, places = draw(st.integers(1, 7)), draw(st.sampled_from([1, 7, 31, 32, 33, 70]))
     changed = torch.rand(steps, samples, generator=generator) < 0.7
     changed[0] = True
@@ -125,11 +125,13 @@ def levels_in_time(draw, k, generator, samples):
     now = torch.randint(low, high + 1, (samples, places, k), generator=generator)
     if draw(st.booleans()):
         now = torch.zeros_like(now).clamp(low, high)  # the first is made of events, too
-    rows = []
+    rows, move = [], torch.zeros_like(now)
     for step in range(steps):
         share = draw(st.sampled_from([0.0, 0.02, 0.2, 0.35, 0.5, 1.0]))
-        moves = torch.rand(now.shape, generator=generator) < share
-        now = (now + moves * torch.randint(-jump, jump + 1, now.shape, generator=generator)).clamp(low, high)
+        others = torch.rand(now.shape, generator=generator) < share
+        goes_on = move if draw(st.booleans()) else torch.zeros_like(now)
+        move = torch.where(others, torch.randint(-jump, jump + 1, now.shape, generator=generator), goes_on)
+        now = (now + move).clamp(low, high)
         rows += [now[sample] for sample in range(samples) if changed[step, sample]]
     return torch.stack(rows).to(torch.int8), timeline
 

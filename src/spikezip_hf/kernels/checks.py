@@ -95,13 +95,16 @@ def gives_reference(kernels: Library) -> bool:
 def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:
     """Whether small products with weights come out as plain torch has them, by themselves and with neurons.
 
-    The levels are of three steps: few change in the second, so that it is made of events, and most in the third. There
-    is padding at either end.
+    The levels are of six steps: few change in the second, so that it is made of events, and most in the third and
+    fourth; all but few go on as they moved in the fifth, and in the sixth. There is padding at either end.
     """
     tokens = padding_at_the_ends(35)
-    first, last = torch.randint(-128, 128, (2, 35, 70), generator=generator, dtype=torch.int8)
+    first, other = torch.randint(-128, 128, (2, 35, 70), generator=generator, dtype=torch.int8)
     few = (torch.rand(35, 70, generator=generator) < 0.02) * torch.randint(-3, 4, (35, 70), generator=generator)
-    levels = torch.stack([first, (first + few).clamp(-128, 127).to(torch.int8), last])
+    far, move = other.clamp(-100, 100), 4 * torch.randint(0, 2, (35, 70), generator=generator) - 2
+    gone_on = far + 2 * move + few
+    steps = first, (first + few).clamp(-128, 127), far, far + move, gone_on, gone_on + move + few
+    levels = torch.stack([step.to(torch.int8) for step in steps])
     weight, scale = (
         torch.randint(-127, 128, (66, 70), generator=generator),
         torch.rand(66, generator=generator) + 0.1,
