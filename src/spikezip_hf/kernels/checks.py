@@ -80,8 +80,9 @@ def gives_reference(kernels: Library) -> bool:
     targets = torch.floor(current / threshold + 0.5).clamp(*bounds).to(torch.int8)
     for mask in (None, padding_at_the_ends(300)):
         tracer = torch.full((1, 2, 300, features), 7, dtype=torch.int8)
-        given = current, None, None, threshold, bounds, index, tracer, mask, 15, 0
-        rows, _, row_of, *_ = kernels.fire(*given, fresh=True)
+        rows, _, row_of, *_ = kernels.fire(
+            current, None, None, threshold, bounds, index, tracer, mask, 15, 0, fresh=True
+        )
         silenced = targets if mask is None else targets * mask[..., None]
         if row_of[:, 0].tolist() != [0, 0, 1, 1] or not torch.equal(rows, silenced):
             return False
