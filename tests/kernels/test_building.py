@@ -131,7 +131,7 @@ class TestBuilding:
             (None, "arrays.h", "terms[t].index ? terms[t].index[i / vectors] :", "0 ? i :"),
             (None, "arrays.h", "add ? out[c] + x : x", "x"),
             ("products", "events.h", "_mm512_unpackhi_epi8(one, other)", "_mm512_unpacklo_epi8(one, other)"),
-            ("products", "events.h", "[SOME] = FIRST", "[SOME] = BOTH"),
+            ("products", "events.h", "[SOME] = RISE_AND_FALL", "[SOME] = RISE"),
             ("products", "events.h", "*next = (uint16_t)to", "*next = 0"),
             ("products", "events.h", "(_mm512_add_epi32(sum[v], sum[v])", "(sum[v]"),
             ("products", "events.h", "(_mm512_add_pd(sum[v], sum[v])", "(sum[v]"),

@@ -135,9 +135,9 @@ static int gone_on(const int8_t *before, const int8_t *earlier, int64_t k, int8_
     __mmask64 beyond = 0;
     for (int64_t i = 0; i < k; i += 64) {
         __mmask64 there = first_of_64(k - i);
-        __m512i b = some_levels(before + i, there), move = _mm512_sub_epi8(b, some_levels(earlier ? earlier + i : NULL, there));
-        __m512i next = _mm512_add_epi8(b, move);
-        beyond |= _mm512_cmpneq_epi8_mask(move, _mm512_subs_epi8(b, some_levels(earlier ? earlier + i : NULL, there)));
+        __m512i b = some_levels(before + i, there), c = some_levels(earlier ? earlier + i : NULL, there);
+        __m512i move = _mm512_sub_epi8(b, c), next = _mm512_add_epi8(b, move);
+        beyond |= _mm512_cmpneq_epi8_mask(move, _mm512_subs_epi8(b, c));
         beyond |= _mm512_cmpneq_epi8_mask(next, _mm512_adds_epi8(b, move));
         _mm512_mask_storeu_epi8(out + i, there, next);
     }
@@ -237,17 +237,19 @@ static inline __m256i half_of(__m512i x, int half) {
     return half ? _mm512_extracti64x4_epi64(x, 1) : _mm512_castsi512_si256(x);
 }
 
-// Make 64 sums, of the row before (`last`) and the one ahead of it (there now), if all go on: and then add the rows of a
-// weight of bytes whose features rise, and take off those whose features fall: two at a time, an even number in all. Bytes are shifted up by 128, so that they can be multiplied by signs. In a row eight columns of the
-// first half of the panel lie ahead of eight of the second: then of two rows, their bytes put side by side, each half of
-// the sums is in order.
+// Make 64 sums of a row: of those of the row before (`last`), if all go on also of those of the row ahead of it, which are
+// there now, and of rows of a weight of bytes: added if their features rise, taken off if these fall, two at a time, an even
+// number in all. Bytes are shifted up by 128, so that they can be multiplied by signs. In a row of the weight eight columns
+// of the first half of the panel lie ahead of eight of the second: then of two rows, their bytes put side by side, each
+// half of the sums is in order.
 static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t count, const uint8_t *rows,
                               const int32_t *last, int go_on, int32_t *sums) {
-    enum { SOME = 64, BOTH = 0x01010101, NEITHER = -1, FIRST = (int)0xff01ff01 };  // pairs whose sums fit in 16 bits; signs
+    enum { SOME = 64 };  // pairs: their sums fit in 16 bits
+    enum { RISE = 0x01010101, FALL = -1, RISE_AND_FALL = (int)0xff01ff01 };  // signs of a pair, twice
     // Of the pairs around the first fall, so that one loop, whose end is hard to foresee, does for rises and falls.
     static const int32_t signs[2][2 * SOME + 1] = {
-        {[0 ... SOME - 1] = BOTH, [SOME ... 2 * SOME] = NEITHER},
-        {[0 ... SOME - 1] = BOTH, [SOME] = FIRST, [SOME + 1 ... 2 * SOME] = NEITHER},
+        {[0 ... SOME - 1] = RISE, [SOME ... 2 * SOME] = FALL},
+        {[0 ... SOME - 1] = RISE, [SOME] = RISE_AND_FALL, [SOME + 1 ... 2 * SOME] = FALL},
     };
     const __m512i shift = _mm512_set1_epi32((int32_t)(128 * (count - 2 * rises)));
     __m512i sum[4];
@@ -274,7 +276,7 @@ static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t c
     for (int v = 0; v < 4; v++) _mm512_storeu_si512(sums + 16 * v, sum[v]);
 }
 
-// The same of a weight in fixed point, one at a time, any number of them, and 32 sums.
+// The same of a weight in fixed point, one row at a time, any number of them, and 32 sums.
 static void add_rows_of_numbers(const uint16_t *features, int64_t rises, int64_t count, const int32_t *rows,
                                 const double *last, int go_on, double *sums) {
     enum { SOME = 31 };

@@ -29,7 +29,11 @@ def compiled(*tensors: torch.Tensor | None, neurons: bool = False):
     """
     device = None
     for x in tensors:
-        if x is not None and x.device != (device := device or x.device):
+        if x is None:
+            continue
+        if device is None:
+            device = x.device
+        elif x.device != device:
             return None
     if native is None or device is None or torch.compiler.is_compiling() or torch.jit.is_tracing():
         return None

@@ -34,7 +34,7 @@ def level_bounds(levels: int, signed: bool) -> tuple[int, int]:
 def threshold(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """`scale`, at least MIN_SCALE, in the type that inputs of `dtype` are quantized in: float32 or wider."""
     s = scale.clamp_min(MIN_SCALE)
-    return s if s.dtype == dtype else s.to(torch.promote_types(dtype, torch.float32))
+    return s if s.dtype == dtype == torch.float32 else s.to(torch.promote_types(dtype, torch.float32))
 
 
 def ratio(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
