@@ -134,6 +134,12 @@ class TestBuilding:
             ("products", "events.h", "[SOME] = RISE_AND_FALL", "[SOME] = RISE"),
             ("products", "events.h", "*next = (uint16_t)to", "*next = 0"),
             ("products", "events.h", "(_mm512_add_epi32(sum[v], sum[v])", "(sum[v]"),
+            (
+                "products",
+                "events.h",
+                "beyond |= _mm512_cmpneq_epi8_mask(next",
+                "beyond &= _mm512_cmpneq_epi8_mask(next",
+            ),
             ("products", "events.h", "(_mm512_add_pd(sum[v], sum[v])", "(sum[v]"),
             ("tiles", "products.h", "left + 16 * stride + i", "left + 15 * stride + i"),
             ("vectors", "products.h", "bytes, _mm512_set1_epi8((char)128)", "bytes, _mm512_set1_epi8(64)"),

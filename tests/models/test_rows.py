@@ -90,6 +90,11 @@ class TestTimeline:
         x = torch.arange(timeline.num_rows)
         assert torch.equal(timeline.select(x, finer)[finer.index], x[timeline.index])
 
+    @pytest.mark.parametrize("other", [(2, 3), (4, 2), (1, 3), (4, 1)])
+    def test_of_other_steps_or_samples_is_refused(self, other):
+        with pytest.raises(ValueError, match=r"Rows of \(4, 3\) steps and samples meet rows of "):
+            Timeline.constant(4, 3).union(Timeline.constant(*other))
+
     @given(st.integers(1, 5), st.integers(1, 5))
     def test_a_constant_is_one_row_a_sample(self, steps, samples):
         timeline = Timeline.constant(steps, samples)

@@ -80,11 +80,14 @@ def gives_reference(kernels: Library) -> bool:
     targets = torch.floor(current / threshold + 0.5).clamp(*bounds).to(torch.int8)
     for mask in (None, padding_at_the_ends(300)):
         tracer = torch.full((1, 2, 300, features), 7, dtype=torch.int8)
-        rows, _, row_of, *_ = kernels.fire(
+        rows, _, row_of, counts, *_ = kernels.fire(
             current, None, None, threshold, bounds, index, tracer, mask, 15, 0, fresh=True
         )
         silenced = targets if mask is None else targets * mask[..., None]
+        fired = [int(x.abs().sum()) for x in (silenced[0].int(), silenced[1].int() - silenced[0])]
         if row_of[:, 0].tolist() != [0, 0, 1, 1] or not torch.equal(rows, silenced):
+            return False
+        if counts[:, 0].tolist() != [fired[0], 0, fired[1], 0]:
             return False
         if not torch.equal(tracer, silenced[-1:]):
             return False
@@ -96,16 +99,17 @@ def gives_reference(kernels: Library) -> bool:
 def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:
     """Whether small products with weights come out as plain torch has them, by themselves and with neurons.
 
-    The levels are of six steps: few change in the second, so that it is made of events, and most in the third and
-    fourth; all but few go on as they moved in the fifth, and in the sixth. There is padding at either end.
+    The levels are of seven steps: few change in the second, so that it is made of events, and most in the third and
+    fourth; all but few go on as they moved in the fifth, and again in the sixth; and in the seventh one would go on
+    beyond a byte, at a place between those that tell which way is nearer. There is padding at either end.
     """
     tokens = padding_at_the_ends(35)
     first, other = torch.randint(-128, 128, (2, 35, 70), generator=generator, dtype=torch.int8)
     few = (torch.rand(35, 70, generator=generator) < 0.02) * torch.randint(-3, 4, (35, 70), generator=generator)
     far, move = other.clamp(-100, 100), 4 * torch.randint(0, 2, (35, 70), generator=generator) - 2
-    gone_on = far + 2 * move + few
-    steps = first, (first + few).clamp(-128, 127), far, far + move, gone_on, gone_on + move + few
-    levels = torch.stack([step.to(torch.int8) for step in steps])
+    far[4, 0], move[4, 0], few[4, 0] = 121, 2, 0
+    on = [far + step * move + few * (step > 1) for step in range(5)]
+    levels = torch.stack([x.clamp(-128, 127).to(torch.int8) for x in (first, first + few, *on)])
     weight, scale = (
         torch.randint(-127, 128, (66, 70), generator=generator),
         torch.rand(66, generator=generator) + 0.1,

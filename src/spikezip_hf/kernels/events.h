@@ -144,18 +144,46 @@ static int gone_on(const int8_t *before, const int8_t *earlier, int64_t k, int8_
     return !beyond;
 }
 
-// Which of two expectations is nearer to a step's rows of levels, by a part of its places. `spare`: memory for a row.
+// Which of two expectations is nearer to a step's levels, by up to 16 of its places. `spare`: memory for a row.
 static int nearer_way(const Given *a, int64_t at, int8_t *spare) {
     enum { PLACES = 16 };
-    if (at < a->samples || !spare) return STAYS;
-    int64_t stays = 0, goes_on = 0;
-    for (int64_t place = 0; place < a->places; place += a->places / PLACES + 1) {
-        if (!counts(a, at, place)) continue;
+    if (at < a->samples) return STAYS;
+    Span span = a->spans[at % a->samples];
+    int64_t length = span.to - span.from, all = a->places / a->positions * length, stays = 0, goes_on = 0;
+    for (int64_t i = 0; i < all; i += all / PLACES + 1) {
+        int64_t place = i / length * a->positions + span.from + i % length;
         const int8_t *now = levels_now(a, at, place), *before = levels_before(a, at, place);
         if (!gone_on(before, levels_earlier(a, at, place), a->k, spare)) return STAYS;
         stays += count_events(now, before, a->k), goes_on += count_events(now, spare, a->k);
     }
     return goes_on < stays ? GOES_ON : STAYS;
+}
+
+// List the events of a step against what is expected, from `next` on: at most so many. Returns the way that they are for:
+// another one where levels that go on are no bytes, WHOLE where there are more.
+static int list_step(const Given *a, int64_t at, int64_t part, int even, int64_t most, int way, int8_t *spare, int64_t next,
+                     Events *events) {
+    int64_t k = a->k, size = a->places * events->parts, *start = events->start + at * (size + 1), left = most, first = next;
+    int32_t *rises = events->rises + at * size;
+    for (int64_t place = 0; place < a->places; place++) {
+        const int8_t *now = levels_now(a, at, place), *expected = levels_before(a, at, place);
+        int there = counts(a, at, place);
+        if (there && way == GOES_ON) {
+            if (!gone_on(expected, levels_earlier(a, at, place), k, spare))
+                return list_step(a, at, part, even, most, STAYS, spare, first, events);
+            expected = spare;
+        }
+        for (int64_t from = 0; from < k; from += part, start++, rises++) {
+            int64_t to = least(k, from + part);
+            int64_t count = there ? count_events(now + from, expected ? expected + from : NULL, to - from) : 0;
+            if ((left -= count) < 0) return WHOLE;
+            uint16_t *features = events->features + next;
+            *start = next, next += count + (even & count);
+            *rises = count ? (int32_t)list_events(now, expected, from, to, features, events->features + next) : 0;
+        }
+    }
+    *start = next;
+    return way;
 }
 
 // Find the events of all steps. Returns whether memory is lacking.
@@ -170,41 +198,22 @@ static int find_events(const Given *a, int64_t part, double share, int even, Eve
     events->rises = malloc((size_t)(all * size) * sizeof *events->rises);
     events->features = malloc((size_t)(all * room) * sizeof *events->features);
     if (!events->way || !events->start || !events->rises || !events->features) return 1;
-    int whole = 0, any = 0;
-#pragma omp parallel for schedule(dynamic) reduction(| : whole, any)
+    int whole = 0, any = 0, lacking = 0;
+#pragma omp parallel for schedule(dynamic) reduction(| : whole, any, lacking)
     for (int64_t at = 0; at < all; at++) {
         if (!is_new(a, at)) continue;
-        int8_t *spare = malloc((size_t)k);
-        int way = nearer_way(a, at, spare);
         Span span = a->spans[at % a->samples];
-        int64_t levels = a->places / a->positions * (span.to - span.from) * k, next = at * room;
-        int64_t left = k <= MOST_FEATURES ? (int64_t)(share * (double)levels) : -1;  // that it may have
-        int64_t *start = events->start + at * (size + 1);
-        int32_t *rises = events->rises + at * size;
-        for (int64_t place = 0; place < a->places && left >= 0; place++) {
-            const int8_t *now = levels_now(a, at, place), *expected = levels_before(a, at, place);
-            int there = counts(a, at, place);
-            if (there && way == GOES_ON) {
-                if (!gone_on(expected, levels_earlier(a, at, place), k, spare)) left = -1;
-                expected = spare;
-            }
-            for (int64_t from = 0; from < k && left >= 0; from += part, start++, rises++) {
-                int64_t to = least(k, from + part);
-                int64_t count = there ? count_events(now + from, expected ? expected + from : NULL, to - from) : 0;
-                *start = next, *rises = 0, left -= count;
-                if (!count || left < 0) continue;
-                uint16_t *features = events->features + next;
-                next += count + (even & count);
-                *rises = (int32_t)list_events(now, expected, from, to, features, events->features + next);
-            }
-        }
+        int64_t levels = a->places / a->positions * (span.to - span.from) * k;
+        int8_t *spare = malloc((size_t)k);
+        lacking |= !spare;
+        if (spare && k <= MOST_FEATURES)
+            events->way[at] = (uint8_t)list_step(a, at, part, even, (int64_t)(share * (double)levels),
+                                                 nearer_way(a, at, spare), spare, at * room, events);
         free(spare);
-        if (left >= 0) *start = next;
-        events->way[at] = (uint8_t)(left >= 0 ? way : WHOLE);
-        any |= left >= 0, whole |= left < 0;
+        whole |= events->way[at] == WHOLE, any |= events->way[at] != WHOLE;
     }
     events->any = any, events->whole = whole;
-    return 0;
+    return lacking;
 }
 
 // The rows that are multiplied whole, shifted as vectors multiply them, once for all panels of a weight, each in its place

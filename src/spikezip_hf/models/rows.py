@@ -14,7 +14,7 @@ from functools import cached_property
 
 import torch
 
-from .kernels import sum_of, values_of
+from .kernels import compiled, sum_of, values_of
 
 
 class Timeline:
@@ -51,7 +51,16 @@ class Timeline:
         return cls(changed, torch.arange(samples, device="cpu").expand(steps, -1), samples)
 
     def union(self, other: "Timeline") -> "Timeline":
-        """Rows wherever one of the two has one. One of the two itself, if it has all."""
+        """Rows wherever one of the two has one. One of the two itself, if it has all.
+
+        Raises:
+            ValueError: they are of other steps or samples.
+        """
+        if self.changed.shape != other.changed.shape:
+            raise ValueError(
+                f"Rows of {tuple(self.changed.shape)} steps and samples meet rows of {tuple(other.changed.shape)}: a "
+                "hook must hand on what it makes of the Rows of the running chunk."
+            )
         samples = self.changed.shape[1]
         if self.num_rows == samples or other.num_rows == samples:  # those of the first step, which all have
             return other if self.num_rows == samples else self
@@ -351,7 +360,7 @@ for _name in ("sub", "rsub", "truediv", "rtruediv", "rmul", "matmul", "rmatmul",
 def added(a: Rows, b: Rows) -> Rows | None:
     """a + b in one pass over memory, values made and rows chosen on the way; None without a kernel for it."""
     given = a.given, b.given  # what has still to be done makes its own values
-    if not all(isinstance(x, torch.Tensor) for x in given):
+    if not all(isinstance(x, torch.Tensor) for x in given) or compiled(*given) is None:
         return None
     if a.dtype != torch.float32 or b.dtype != torch.float32 or (a.timeline is None) != (b.timeline is None):
         return None
