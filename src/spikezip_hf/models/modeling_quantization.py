@@ -514,13 +514,15 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
             if output_time_steps:
                 raise ValueError('output_time_steps needs a simulation: execution="equilibrium" has no time steps.')
             return closed_form(network(QuantEngine(), *flags), self.readout)
+        # Of the paper's own there is nothing to say, and to look for all nodes takes a while.
+        schedule = {} if config.firing_schedule == "synchronous" else config.schedule(self.nodes)
         engine_class = engine_class or (CumulativeEngine if execution == "cumulative" else EventEngine)
         engine = engine_class(
             inputs.shape[0],
             inputs.device,
             input_steps=input_steps,
             max_spikes_per_step=config.max_spikes_per_step,
-            **config.schedule(self.nodes),
+            **schedule,
         )
         group_size = None  # all samples
         if chunk_steps is None:
