@@ -6,7 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from spikezip_hf.models.quantization import MIN_SCALE, LSQFunction, LSQQuantizer, WeightQuantizer, level_bounds
+from spikezip_hf.models.quantization import (
+    MIN_SCALE,
+    LSQFunction,
+    LSQQuantizer,
+    WeightQuantizer,
+    level_bounds,
+    threshold,
+)
 from spikezip_hf.models.remembering import parameters_remembered
 
 
@@ -334,6 +341,17 @@ def test_float64_values_of_a_scale_in_float32_are_not_rounded():
     assert torch.equal(node.dequantize(levels, torch.float64), values)
     assert torch.equal(node(values), values)
     assert node.threshold(torch.float64).dtype == torch.float64
+
+
+@pytest.mark.parametrize("of_scale", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("of_input", "expected"),
+    [(torch.float16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_a_threshold_has_the_type_of_the_input_or_float32(of_scale, of_input, expected):
+    found = threshold(torch.tensor([0.5, 0.0], dtype=of_scale), of_input)
+    assert found.dtype == expected
+    assert found.tolist() == [0.5, torch.tensor(MIN_SCALE, dtype=of_scale).item()]
 
 
 def test_a_simulation_remembers_a_threshold_of_each_node_in_each_type():
