@@ -2,7 +2,7 @@
 //
 // The inner loops of a simulation on a CPU. Each does what a reference in `models/` does, operation for operation and
 // rounding for rounding (compiled without contraction of a * b + c), only without passes over memory in between.
-// Built and called by `native.py`.
+// Built by `building.py`, called by `native.py`.
 
 #define _GNU_SOURCE  // syscall
 #include <stdlib.h>
@@ -186,10 +186,13 @@ static void run_block(const Neurons *a, const Quantizer *q, Scratch *own, int64_
 #if HAVE_PRODUCTS
     if (a->kind == LEVELS) {
         hold(&a->weight, column / PANEL, &own->held);
-        memset(own->product, 0, BLOCK_ROWS * PANEL * sizeof *own->product);
-        memset(own->last, 0, BLOCK_ROWS * PANEL * sizeof *own->last);
-        if (own->sums) memset(own->sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
-        if (own->sums) memset(own->last_sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
+        if (own->sums) {
+            memset(own->sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
+            memset(own->last_sums, 0, BLOCK_ROWS * PANEL * sizeof *own->sums);
+        } else {
+            memset(own->product, 0, BLOCK_ROWS * PANEL * sizeof *own->product);
+            memset(own->last, 0, BLOCK_ROWS * PANEL * sizeof *own->last);
+        }
     }
 #endif
     const int64_t *index = a->index + sample;
@@ -289,11 +292,12 @@ int64_t spikezip_fire(const Neurons *a) {
         own.shifted = shifted, own.events = &events;
         if (product) {
             lacking |= make_room(&a->weight, events.whole, events.any, &own.held);
-            lacking |= !(own.last = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.last));
             if (a->weight.numbers) {
                 own.sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums);
                 own.last_sums = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.sums);
                 lacking |= !own.sums || !own.last_sums;
+            } else {
+                lacking |= !(own.last = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *own.last));
             }
         }
         if (product || scores || contexts) {
