@@ -192,7 +192,7 @@ int spikezip_linear(const int8_t *left, int64_t m, const Weight *weight, const f
 #pragma omp parallel reduction(| : lacking)
     {
         Held held;
-        int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(k, 64)));
+        int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * shifted_bytes(k)));
         int32_t *product = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *product);
         double *sums = fixed ? aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *sums) : NULL;
         lacking = make_room(weight, 1, 0, &held) | !spare | !product | (fixed && !sums);
@@ -242,7 +242,7 @@ int spikezip_products(const int8_t *a, const int64_t *a_strides, const int8_t *b
     {
         int8_t *panels = aligned_alloc(64, (size_t)(padded(n, PANEL) / PANEL * panel_bytes(k)));
         int32_t *correction = aligned_alloc(64, (size_t)padded(n, PANEL) * sizeof *correction);
-        int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(k, 64)));
+        int8_t *spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * shifted_bytes(k)));
         int32_t *product = aligned_alloc(64, BLOCK_ROWS * PANEL * sizeof *product);
         lacking = !panels || !correction || !spare || !product;
         begin_products();

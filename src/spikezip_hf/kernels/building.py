@@ -47,7 +47,7 @@ def build(compiler: str) -> Path:
     """Path of the shared library, compiled by this command if it is not in the cache."""
     threads = openmp()
     command = [*compiler.split(), *FLAGS, *(["-fopenmp"] if threads else [])]
-    sources = [SOURCE, *sorted(SOURCE.parent.glob("*.h"))]
+    sources = [SOURCE, *sorted(SOURCE.parent.rglob("*.h"))]
     parts = [*(source.read_text() for source in sources), *command, str(threads), processor()]
     key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spikezip_hf"

@@ -302,7 +302,7 @@ int64_t spikezip_fire(const Neurons *a) {
         }
         if (product || scores || contexts) {
             int64_t columns = scores ? padded(a->features, PANEL) : PANEL;  // of a block's product
-            own.spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * padded(product ? a->weight.k : a->k, 64)));
+            own.spare = aligned_alloc(64, (size_t)(BLOCK_ROWS * shifted_bytes(product ? a->weight.k : a->k)));
             own.product = aligned_alloc(64, (size_t)(BLOCK_ROWS * columns) * sizeof *own.product);
             lacking |= !own.spare || !own.product;
             if (!product) {

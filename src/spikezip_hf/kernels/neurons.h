@@ -7,12 +7,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
-#include <immintrin.h>
-#define WIDE 1
-#else
-#define WIDE 0
-#endif
+#include "instructions.h"
 
 typedef struct {
     const float *scale, *bias, *threshold, *inverse;  // one for each feature; scale and bias only of integers
@@ -23,59 +18,17 @@ typedef struct {
 // What levels are of: floats, or whole numbers, x = integer * scale + bias, int32, or float64 that are multiples of quanta.
 enum { OF_FLOATS, OF_INTEGERS, OF_SUMS };
 
-// Levels of `n` currents from feature `c` on: clamp(floor(x / s + 1/2)), the division correctly rounded. Sets `undefined` where one is not a number.
-#if WIDE
-// Multiplying by 1/s takes a quarter of the time and tells all but those next to a whole number: |x / s| is below 2^8 where
-// it matters, so the product is off by less than 2^-14, and floor is that of the division wherever 2^-13 or more
-// lie between it and a whole number.
-static inline __attribute__((always_inline)) void levels_of(const void *current, int kind, const float *quanta, int64_t n,
-                                                            const Quantizer *given, int64_t c, int8_t *levels,
-                                                            int *undefined) {
+// Levels of `n` currents from feature `c` on: clamp(floor(x / s + 1/2)), the division correctly rounded. Sets `undefined` where
+// one is not a number.
+static inline __attribute__((always_inline)) void plain_levels_of(const void *current, int kind, const float *quanta, int64_t n,
+                                                                  const Quantizer *given, int64_t c, int8_t *levels,
+                                                                  int *undefined) {
     const Quantizer q = *given;
-    const __m512 half = _mm512_set1_ps(0.5f), near = _mm512_set1_ps(0x1p-13f);
-    const __m512 top = _mm512_set1_ps(q.high + 0.5f), bottom = _mm512_set1_ps(q.low + 0.5f);  // floors are the bounds
-    enum { DOWN = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC, NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
-    __mmask16 nan = 0;
-    for (int64_t i = 0; i < n; i += 16, c += 16) {
-        __mmask16 there = n - i < 16 ? (__mmask16)((1u << (n - i)) - 1) : 0xffff;
-        __m512 x;
-        if (kind) {
-            if (kind == OF_SUMS) {
-                __m256 low = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd((__mmask8)there, (const double *)current + i));
-                __m256 high = _mm512_cvtpd_ps(_mm512_maskz_loadu_pd((__mmask8)(there >> 8), (const double *)current + i + 8));
-                x = _mm512_insertf32x8(_mm512_castps256_ps512(low), high, 1);
-                x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, quanta + i));
-            } else {
-                x = _mm512_cvtepi32_ps(_mm512_maskz_loadu_epi32(there, (const int32_t *)current + i));
-            }
-            x = _mm512_mul_ps(x, _mm512_maskz_loadu_ps(there, q.scale + c));
-            x = _mm512_add_ps(x, _mm512_maskz_loadu_ps(there, q.bias + c));
-        } else {
-            x = _mm512_maskz_loadu_ps(there, (const float *)current + i);
-        }
-        nan |= _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-        __m512 y = _mm512_fmadd_ps(x, _mm512_maskz_loadu_ps(there, q.inverse + c), half);
-        y = _mm512_max_ps(_mm512_min_ps(y, top), bottom);
-        __m512 rest = _mm512_abs_ps(_mm512_reduce_ps(y, NEAREST));
-        if (q.divide || _mm512_mask_cmp_ps_mask(there, rest, near, _CMP_LT_OQ)) {
-            y = _mm512_add_ps(_mm512_div_ps(x, _mm512_maskz_loadu_ps(there, q.threshold + c)), half);
-            y = _mm512_max_ps(_mm512_min_ps(y, top), bottom);
-        }
-        _mm512_mask_cvtepi32_storeu_epi8(levels + i, there, _mm512_cvt_roundps_epi32(y, DOWN));
-    }
-    *undefined |= nan;
-}
-#else
-static inline __attribute__((always_inline)) void levels_of(const void *current, int kind, const float *quanta, int64_t n,
-                                                            const Quantizer *given, int64_t c, int8_t *levels,
-                                                            int *undefined) {
-    const Quantizer q = *given;
-    const int32_t *integers = current;
-    const float *floats = current;
     int nan = 0;
-    (void)quanta;
     for (int64_t i = 0; i < n; i++) {
-        float x = kind == OF_FLOATS ? floats[i] : (float)integers[i];  // sums are where products are, and so the above
+        float x = kind == OF_FLOATS     ? ((const float *)current)[i]
+                  : kind == OF_INTEGERS ? (float)((const int32_t *)current)[i]
+                                        : (float)((const double *)current)[i] * quanta[i];
         if (kind) x = x * q.scale[c + i] + q.bias[c + i];
         nan |= x != x;
         float level = floorf(x / q.threshold[c + i] + 0.5f);
@@ -84,45 +37,13 @@ static inline __attribute__((always_inline)) void levels_of(const void *current,
     }
     *undefined |= nan;
 }
-#endif
 
-static inline void levels_of_floats(const float *in, int64_t n, const Quantizer *q, int64_t c, int8_t *levels,
-                                    int *undefined) {
-    levels_of(in, OF_FLOATS, NULL, n, q, c, levels, undefined);
-}
-
-static inline void levels_of_integers(const int32_t *in, int64_t n, const Quantizer *q, int64_t c, int8_t *levels,
-                                      int *undefined) {
-    levels_of(in, OF_INTEGERS, NULL, n, q, c, levels, undefined);
-}
-
-static inline void levels_of_sums(const double *in, const float *quanta, int64_t n, const Quantizer *q, int64_t c,
-                                  int8_t *levels, int *undefined) {
-    levels_of(in, OF_SUMS, quanta, n, q, c, levels, undefined);
-}
-
-// One step of `n` trackers: S += clip(Q - S, -k, k), where |Q - S| is at least `fewest`. Returns the spikes fired; `*pending` says if any is still to come.
-static inline int64_t track(const int8_t *target, int8_t *tracer, int64_t n, int8_t k, int8_t fewest,
-                            int *pending) {
+// One step of `n` trackers: S += clip(Q - S, -k, k), where |Q - S| is at least `fewest`. Returns the spikes fired; `*pending`
+// says if any is still to come.
+static inline int64_t plain_track(const int8_t *target, int8_t *tracer, int64_t n, int8_t k, int8_t fewest,
+                                  int *pending) {
     int64_t spikes = 0;
     uint8_t left = 0;
-#if WIDE
-    const __m512i up = _mm512_set1_epi8(k), down = _mm512_set1_epi8((int8_t)-k), enough = _mm512_set1_epi8(fewest);
-    __m512i sum = _mm512_setzero_si512();
-    __mmask64 behind = 0;
-    for (int64_t i = 0; i < n; i += 64) {
-        __mmask64 there = n - i < 64 ? ((__mmask64)1 << (n - i)) - 1 : ~(__mmask64)0;
-        __m512i to = _mm512_maskz_loadu_epi8(there, target + i), s = _mm512_maskz_loadu_epi8(there, tracer + i);
-        __m512i step = _mm512_sub_epi8(to, s);
-        __mmask64 fires = _mm512_cmpge_epi8_mask(_mm512_abs_epi8(step), enough);
-        step = _mm512_maskz_max_epi8(fires, _mm512_min_epi8(step, up), down);
-        s = _mm512_add_epi8(s, step);
-        sum = _mm512_add_epi64(sum, _mm512_sad_epu8(_mm512_abs_epi8(step), _mm512_setzero_si512()));
-        behind |= _mm512_cmpneq_epi8_mask(to, s);
-        _mm512_mask_storeu_epi8(tracer + i, there, s);
-    }
-    spikes = _mm512_reduce_add_epi64(sum), left = behind != 0;
-#else
     for (int64_t start = 0; start < n; start += 128) {  // sums of 128 fit in 16 bits
         int64_t end = start + 128 < n ? start + 128 : n;
         int16_t sum = 0;
@@ -139,7 +60,30 @@ static inline int64_t track(const int8_t *target, int8_t *tracer, int64_t n, int
         }
         spikes += sum;
     }
-#endif
     *pending = left != 0;
     return spikes;
+}
+
+#if WITH_AVX512
+#include "avx512/neurons.h"
+#elif WITH_AVX2
+#include "avx2/neurons.h"
+#else
+#define levels_of plain_levels_of
+#define track plain_track
+#endif
+
+static inline void levels_of_floats(const float *in, int64_t n, const Quantizer *q, int64_t c, int8_t *levels,
+                                    int *undefined) {
+    levels_of(in, OF_FLOATS, NULL, n, q, c, levels, undefined);
+}
+
+static inline void levels_of_integers(const int32_t *in, int64_t n, const Quantizer *q, int64_t c, int8_t *levels,
+                                      int *undefined) {
+    levels_of(in, OF_INTEGERS, NULL, n, q, c, levels, undefined);
+}
+
+static inline void levels_of_sums(const double *in, const float *quanta, int64_t n, const Quantizer *q, int64_t c,
+                                  int8_t *levels, int *undefined) {
+    levels_of(in, OF_SUMS, quanta, n, q, c, levels, undefined);
 }

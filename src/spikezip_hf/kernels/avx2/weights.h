@@ -1,0 +1,148 @@
+// Copyright 2026 The spikezip_hf authors. Apache-2.0.
+//
+// What weights.h is made of, by AVX2.
+
+#pragma once
+
+enum { TILE = 8 };  // columns and rows of numbers that are made at once
+
+// The quantum of a row: a power of two and an ordinary number; NaN if a number of the row is none, or beyond float32.
+static float quantum_of(const float *row, const float *factors, int64_t k) {
+    enum { LEAST = -100 };
+    int64_t most = 0;  // of numbers without their sign, whose bits are in the order of their size
+    if (factors)
+        for (int64_t i = 0; i < k; i++) {
+            double product = (double)row[i] * (double)factors[i];
+            int64_t bits;
+            memcpy(&bits, &product, sizeof bits);
+            bits &= INT64_MAX;
+            most = bits > most ? bits : most;
+        }
+    else {
+        int32_t largest = 0;
+        for (int64_t i = 0; i < k; i++) {
+            int32_t bits;
+            memcpy(&bits, row + i, sizeof bits);
+            bits &= INT32_MAX;
+            largest = bits > largest ? bits : largest;
+        }
+        most = largest;
+    }
+    int64_t exponent = factors ? (most >> 52) - 1022 : (most >> 23) - 126;
+    if (exponent > 128) return NAN;
+    return ldexpf(1.0f, (int)(exponent > LEAST ? exponent : LEAST) - FIXED_BITS);
+}
+
+static inline __m256 some_floats(const float *from, int64_t n) {
+    return _mm256_castsi256_ps(some_bytes(from, n * (int64_t)sizeof *from));
+}
+
+// Half of 8 numbers times their factors, in double precision: 48 bits, exact; then times a power of two, rounded to even.
+static inline __m128i half_of_products(__m256 numbers, __m256 factors, double times, int half) {
+    __m128 a = half ? _mm256_extractf128_ps(numbers, 1) : _mm256_castps256_ps128(numbers);
+    __m128 b = half ? _mm256_extractf128_ps(factors, 1) : _mm256_castps256_ps128(factors);
+    __m256d product = _mm256_mul_pd(_mm256_cvtps_pd(a), _mm256_cvtps_pd(b));
+    return _mm256_cvtpd_epi32(_mm256_mul_pd(product, _mm256_set1_pd(times)));
+}
+
+// Up to 8 numbers of a row as multiples of its quantum, rounded to even.
+static inline __m256i fixed_point(const float *numbers, const float *factors, int64_t there, float inverse) {
+    __m256 x = some_floats(numbers, there);
+    if (!factors) return _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(inverse)));
+    __m256 f = some_floats(factors, there);
+    __m128i low = half_of_products(x, f, (double)inverse, 0), high = half_of_products(x, f, (double)inverse, 1);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+}
+
+// Turn over 8 rows of 8 numbers.
+static inline void turn_over(__m256i *x) {
+    __m256i y[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i += 2) {
+        y[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
+        y[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i += 4)
+#pragma GCC unroll 2
+        for (int h = 0; h < 2; h++) {
+            x[i + 2 * h] = _mm256_unpacklo_epi64(y[i + h], y[i + 2 + h]);
+            x[i + 2 * h + 1] = _mm256_unpackhi_epi64(y[i + h], y[i + 2 + h]);
+        }
+#pragma GCC unroll 8
+    for (int c = 0; c < 4; c++) {  // now lane l of x[4 g + c] has rows 4 g to 4 g + 3 of column 4 l + c
+        y[c] = _mm256_permute2x128_si256(x[c], x[4 + c], 0x20);
+        y[4 + c] = _mm256_permute2x128_si256(x[c], x[4 + c], 0x31);
+    }
+    memcpy(x, y, sizeof y);
+}
+
+// Put 16 columns of a panel, from `j` on, in their places; each of `wide` numbers, a multiple of 64.
+static void pack_columns(const int8_t *columns, int64_t wide, int64_t j, int8_t *panel) {
+    for (int64_t c = 0; c < 16; c++) pack_column(columns + c * wide, wide, j + c, panel);
+}
+
+// Put numbers of 8 columns from `j` on, 8 k from `i` on, in their places.
+static inline void put_numbers(const __m256i *numbers, int64_t i, int64_t j, int64_t k, const Held *own) {
+    if (own->numbers) {
+        int32_t *out = own->numbers + (j / NUMBERS_ROW * padded(k, 16) + i) * NUMBERS_ROW + j % NUMBERS_ROW;
+#pragma GCC unroll 8
+        for (int q = 0; q < TILE; q++) store(out + q * NUMBERS_ROW, numbers[q]);
+    }
+    if (!own->digits) return;
+    const __m256i carry = _mm256_set1_epi32(0x808080);  // so that bytes go from -128 to 127
+    const __m256i odd_bytes = _mm256_set1_epi16((int16_t)0xff00);
+    enum { ODD_PAIRS = 0xaa };
+#pragma GCC unroll 2
+    for (int q = 0; q < TILE; q += 4) {
+        __m256i x[4], digits[4];
+        for (int r = 0; r < 4; r++) x[r] = _mm256_xor_si256(_mm256_add_epi32(numbers[q + r], carry), carry);
+        __m256i even = _mm256_blendv_epi8(x[0], _mm256_slli_epi16(x[1], 8), odd_bytes);  // bytes 0 and 2 of both
+        __m256i odd = _mm256_blendv_epi8(_mm256_srli_epi16(x[0], 8), x[1], odd_bytes);   // bytes 1 and 3
+        __m256i more_even = _mm256_blendv_epi8(x[2], _mm256_slli_epi16(x[3], 8), odd_bytes);
+        __m256i more_odd = _mm256_blendv_epi8(_mm256_srli_epi16(x[2], 8), x[3], odd_bytes);
+        digits[0] = _mm256_blend_epi16(even, _mm256_slli_epi32(more_even, 16), ODD_PAIRS);
+        digits[1] = _mm256_blend_epi16(odd, _mm256_slli_epi32(more_odd, 16), ODD_PAIRS);
+        digits[2] = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), more_even, ODD_PAIRS);
+        digits[3] = _mm256_blend_epi16(_mm256_srli_epi32(odd, 16), more_odd, ODD_PAIRS);
+        for (int digit = 0; digit < DIGITS; digit++)
+            store(own->digits + digit * panel_bytes(k) + (i + q) * PANEL + j * 4, digits[digit]);
+    }
+}
+
+// Make the numbers of 8 rows of a weight, from `row` on, which are columns of a panel from `j` on: 8 k from `i` on.
+static inline void make_numbers(const Weight *weight, int64_t row, int64_t i, int64_t j, const Held *own) {
+    const float *factors = weight->factors ? weight->factors + i : NULL;
+    __m256i numbers[TILE];
+    for (int64_t c = 0; c < TILE; c++)
+        numbers[c] = row + c < weight->n ? fixed_point(weight->numbers + (row + c) * weight->k + i, factors, weight->k - i,
+                                                       1.0f / own->quanta[j + c])
+                                         : _mm256_setzero_si256();
+    turn_over(numbers);
+    put_numbers(numbers, i, j, weight->k, own);
+}
+
+// The rows of a panel one behind the other, as `add_rows_of_bytes` takes them. Four at a time: the bytes of each are put side
+// by side, eight columns of the panel at a time, and rows turned over.
+static void rows_for_events(const int8_t *panel, int64_t k, uint8_t *rows) {
+    const __m256i in_fours = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15,  //
+                                              0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m256i in_rows = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7), shift = _mm256_set1_epi8((char)128);
+    for (int64_t i = 0; i < padded(k, 64); i += 4)
+        for (int h = 0; h < 2; h++) {  // half of the columns
+            __m256i eight[4], pairs[4];
+            for (int v = 0; v < 4; v++) {
+                __m256i shifted = _mm256_xor_si256(load(panel + i * PANEL + 128 * h + 32 * v), shift);
+                eight[v] = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(shifted, in_fours), in_rows);
+            }
+            for (int v = 0; v < 2; v++) {
+                pairs[2 * v] = _mm256_unpacklo_epi64(eight[2 * v], eight[2 * v + 1]);      // rows 0 and 2
+                pairs[2 * v + 1] = _mm256_unpackhi_epi64(eight[2 * v], eight[2 * v + 1]);  // 1 and 3
+            }
+            uint8_t *out = rows + i * PANEL + 32 * h;
+            store(out, _mm256_permute2x128_si256(pairs[0], pairs[2], 0x20));
+            store(out + PANEL, _mm256_permute2x128_si256(pairs[1], pairs[3], 0x20));
+            store(out + 2 * PANEL, _mm256_permute2x128_si256(pairs[0], pairs[2], 0x31));
+            store(out + 3 * PANEL, _mm256_permute2x128_si256(pairs[1], pairs[3], 0x31));
+        }
+}
