@@ -23,7 +23,7 @@ from tests.models.test_fast_engine import make_inputs, make_snn
 built = native.library()
 needs_kernels = pytest.mark.skipif(built is None, reason="no C compiler, or kernels turned off")
 needs_products = pytest.mark.skipif(
-    built is None or not built.has_products, reason="this processor has no AVX-512 VNNI: torch multiplies"
+    built is None or not built.has_products, reason="this processor has no AVX2: torch multiplies"
 )
 LAYOUTS = ["as it is", "transposed", "strided"]
 INT32 = [-(2**31), -(2**31) + 1, -(2**24) - 1, -1, 0, 1, 2**24 + 1, 2**31 - 1]
@@ -110,6 +110,21 @@ class TestProducts:
         left = torch.full((1, 1, 7, k), a, dtype=torch.int8)
         right = torch.full((1, 1, k, 65), b, dtype=torch.int8)
         assert built.products(left, right).unique().tolist() == [a * b * k]
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        st.integers(0, 255), st.integers(0, 255), st.integers(1, 300), st.sampled_from([-128, -127, 127]), st.data()
+    )
+    def test_of_levels_as_far_apart_as_can_be(self, start, count, k, most, data):
+        """AVX2 adds up as many products in 16 bits as a row's levels leave room for: rows of one range after another, each
+        at its bounds, and a right side that does not leave more room than there must be."""
+        lows = torch.arange(start, start + count % 40 + 1) % 256 - 128
+        highs = lows + torch.tensor([data.draw(st.integers(0, int(127 - low))) for low in lows])
+        at_low = torch.rand(len(lows), k, generator=torch.Generator().manual_seed(count)) < 0.1
+        a = torch.where(at_low, lows[:, None], highs[:, None]).to(torch.int8)[None, None]
+        b = torch.full((1, 1, k, 65), most, dtype=torch.int8)
+        b[..., ::3], b[..., 1::3, 1] = -most - (most == -128), 0
+        assert torch.equal(built.products(a, b).double(), a.double() @ b.double())
 
     def test_of_heads_inside_positions(self, threads):
         """As attention has them: both operands and the result are views."""

@@ -26,7 +26,7 @@ def gives_reference(kernels: Library) -> bool:
         for right in (b, b.mT.contiguous().mT):
             if not torch.equal(kernels.products(a, right).double(), torch.matmul(a.double(), right.double())):
                 return False
-    products = multiplies_weights, softens_scores, joins_heads
+    products = multiplies_at_bounds, multiplies_weights, softens_scores, joins_heads
     if kernels.has_products and not all(right(kernels, generator) for right in products):
         return False
     features, bounds = 33, (-8, 7)
@@ -94,6 +94,19 @@ def gives_reference(kernels: Library) -> bool:
     values[0, 0] = torch.nan
     index, tracer = torch.zeros(1, 1), torch.zeros(1, 1, features, dtype=torch.int8)
     return kernels.fire(values[:1], None, None, threshold, bounds, index, tracer, None, 1, 0)[-1]
+
+
+def multiplies_at_bounds(kernels: Library, generator: torch.Generator) -> bool:
+    """Whether products of rows of levels, of one range after another, are exact where each level is at a bound.
+
+    AVX2 adds up as many products of bytes in 16 bits as the range of a row's levels leaves room for.
+    """
+    highest = torch.arange(-128, 128)[:, None]
+    first = torch.rand(256, 150, generator=generator) < 0.05
+    a = torch.where(first, -128, highest).to(torch.int8)[None, None]
+    b = torch.full((1, 1, 150, 3), 127, dtype=torch.int8)
+    b[..., 1], b[..., ::2, 2] = -128, -128
+    return torch.equal(kernels.products(a, b).double(), torch.matmul(a.double(), b.double()))
 
 
 def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:

@@ -25,6 +25,22 @@ static inline void write_names(uint32_t mask, int64_t first, uint16_t *out) {
     for (; mask; mask &= mask - 1) *out++ = (uint16_t)(first + __builtin_ctz(mask));
 }
 
+// Of each mask of eight features, which are in it: from the first place on, and up to the last.
+static uint8_t from_first[256][8], up_to_last[256][8];
+
+static __attribute__((constructor)) void list_masks(void) {
+    for (int mask = 0; mask < 256; mask++) {
+        int count = __builtin_popcount((unsigned)mask), found = 0;
+        for (int i = 0; i < 8; i++)
+            if (mask >> i & 1) from_first[mask][found] = up_to_last[mask][8 - count + found] = (uint8_t)i, found++;
+    }
+}
+
+static inline void write_eight(const uint8_t *places, int64_t first, uint16_t *out) {
+    __m128i names = _mm_cvtepu8_epi16(_mm_loadl_epi64((const __m128i *)places));
+    _mm_storeu_si128((__m128i *)out, _mm_add_epi16(names, _mm_set1_epi16((int16_t)first)));
+}
+
 // List the features whose levels rise, from `out` on, and those whose levels fall, up to `end`: each as often as it does. If
 // there is room for one more, `to` falls, which is nobody. Returns how many rise.
 static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from, int64_t to, uint16_t *out,
@@ -35,10 +51,19 @@ static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from
         __m256i rising = _mm256_cmpgt_epi8(a, b), falling = _mm256_cmpgt_epi8(b, a);
         uint32_t rise = (uint32_t)_mm256_movemask_epi8(rising), fall = (uint32_t)_mm256_movemask_epi8(falling);
         while (rise | fall) {
-            write_names(rise, i, next);
-            next += __builtin_popcount(rise);
-            end -= __builtin_popcount(fall);
-            write_names(fall, i, end);
+            int rises = __builtin_popcount(rise), falls = __builtin_popcount(fall);
+            if (end - next >= rises + falls + 16) {  // room to write eight at a time, some of which are none
+                uint16_t *up = next, *down = end;
+                for (int64_t e = 0; e < 32; e += 8) {
+                    uint32_t eight = rise >> e & 0xff, more = fall >> e & 0xff;
+                    write_eight(from_first[eight], i + e, up), up += __builtin_popcount(eight);
+                    write_eight(up_to_last[more], i + e, down - 8), down -= __builtin_popcount(more);
+                }
+            } else {
+                write_names(rise, i, next);
+                write_names(fall, i, end - falls);
+            }
+            next += rises, end -= falls;
             b = _mm256_add_epi8(_mm256_sub_epi8(b, rising), falling);  // one up, one down: a mask is -1
             rising = _mm256_cmpgt_epi8(a, b), falling = _mm256_cmpgt_epi8(b, a);
             rise = (uint32_t)_mm256_movemask_epi8(rising), fall = (uint32_t)_mm256_movemask_epi8(falling);
@@ -81,6 +106,7 @@ static void add_rows_of_bytes(const uint16_t *features, int64_t rises, int64_t c
         const uint16_t *of_pair = features + 2 * i;
         __m256i part[4];  // of eight columns and the eight behind the next eight: so do bytes of two rows lie side by side
         for (int v = 0; v < 4; v++) part[v] = _mm256_setzero_si256();
+#pragma GCC unroll 2
         for (int64_t j = 0; j < pairs; j++, of_pair += 2) {
             const uint8_t *one = rows + (size_t)of_pair[0] * PANEL, *other = rows + (size_t)of_pair[1] * PANEL;
             __m256i both = _mm256_set1_epi32(sign[j]);

@@ -54,25 +54,30 @@ typedef struct {
     uint8_t levels[];
 } Shifted;
 
-static inline int64_t shifted_bytes(int64_t k) { return padded(k + (int64_t)sizeof(Shifted), 64); }
+static inline int64_t shifted_bytes(int64_t k) { return padded(k + 32 + (int64_t)sizeof(Shifted), 64); }
+
+// The largest of 32 bytes.
+static inline int32_t most_of_bytes(__m256i x) {
+    const __m128i shift = _mm_set1_epi8((char)128);  // unsigned, in the same order
+    __m128i most = _mm_xor_si128(_mm_max_epi8(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)), shift);
+    most = _mm_xor_si128(most, _mm_set1_epi8(-1));  // the least of pairs, and of those an instruction finds
+    most = _mm_minpos_epu16(_mm_min_epu8(most, _mm_srli_epi16(most, 8)));
+    return (int8_t)(~_mm_cvtsi128_si32(most) ^ 128);
+}
 
 static void shift_row(const int8_t *left, int64_t k, uint8_t *out) {
     Shifted *row = (Shifted *)out;
-    int8_t low[32], high[32];
-    __m256i lowest = some_bytes(left, k), highest = lowest;
-    for (int64_t i = 32; i < k; i += 32) {
-        __m256i some = some_bytes(left + i, k - i);
+    int64_t whole = k / 32 * 32, i;
+    __m256i last = some_bytes(left + whole, k - whole), lowest = last, highest = last;
+    for (i = 0; i < whole; i += 32) {
+        __m256i some = load(left + i);
         lowest = _mm256_min_epi8(lowest, some), highest = _mm256_max_epi8(highest, some);
     }
-    store(low, lowest), store(high, highest);
-    row->lowest = low[0], row->highest = high[0];
-    for (int i = 1; i < 32; i++) {
-        row->lowest = low[i] < row->lowest ? low[i] : row->lowest;
-        row->highest = high[i] > row->highest ? high[i] : row->highest;
-    }
+    row->lowest = -most_of_bytes(_mm256_sub_epi8(_mm256_set1_epi8(-1), lowest)) - 1;  // ~x is -x - 1
+    row->highest = most_of_bytes(highest);
     __m256i shift = _mm256_set1_epi8((char)row->lowest);
-    for (int64_t i = 0; i < k; i += 32) store_some(row->levels + i, _mm256_sub_epi8(some_bytes(left + i, k - i), shift), k - i);
-    for (int64_t i = k; i % 4; i++) row->levels[i] = 0;  // a panel has zeros there
+    for (i = 0; i < whole; i += 32) store(row->levels + i, _mm256_sub_epi8(load(left + i), shift));
+    store(row->levels + whole, _mm256_sub_epi8(last, shift));  // where the levels end, a panel has zeros
 }
 
 // Whether `n` levels are all 0.
@@ -84,7 +89,7 @@ static int silent(const int8_t *levels, int64_t n) {
     return 1;
 }
 
-enum { VECTOR_ROWS = 6 };
+enum { VECTOR_ROWS = 4 };
 
 static inline __m256i four_levels(const uint8_t *levels) {
     int32_t four;
@@ -92,7 +97,7 @@ static inline __m256i four_levels(const uint8_t *levels) {
     return _mm256_set1_epi32(four);
 }
 
-// Up to 6 rows times 16 columns of a panel: `terms` sums of pairs at once in 16 bits. Loops are unrolled, so that all of
+// Up to 4 rows times 16 columns of a panel: `terms` sums of pairs at once in 16 bits. Loops are unrolled, so that all of
 // `parts` are registers.
 static inline __attribute__((always_inline)) void vectors(const uint8_t *left, int64_t stride, const int rows,
                                                           const int8_t *panel, int64_t quads, int64_t terms,
@@ -127,8 +132,6 @@ static void some_vectors(const uint8_t *left, int64_t stride, int rows, const in
         case 1: vectors(left, stride, 1, panel, quads, terms, out); break;
         case 2: vectors(left, stride, 2, panel, quads, terms, out); break;
         case 3: vectors(left, stride, 3, panel, quads, terms, out); break;
-        case 4: vectors(left, stride, 4, panel, quads, terms, out); break;
-        case 5: vectors(left, stride, 5, panel, quads, terms, out); break;
         default: vectors(left, stride, VECTOR_ROWS, panel, quads, terms, out);
     }
 }
