@@ -114,8 +114,8 @@ class TestProducts:
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.integers(0, 255), st.integers(1, 40), st.integers(1, 300), st.sampled_from([-128, -127, 127]), st.data())
     def test_of_levels_as_far_apart_as_can_be(self, start, count, k, most, data):
-        """AVX2 adds up as many products in 16 bits as the range of a row's levels leaves room for: rows of many ranges,
-        each level at a bound of its row, and a right side that leaves no more room than there must be."""
+        """AVX2 adds up as many products in 16 bits as the range of a row's levels leaves room for: rows of many
+        ranges, each level at a bound of its row, and a right side that leaves no more room than there must be."""
         lows = torch.arange(start, start + count) % 256 - 128
         highs = torch.tensor([data.draw(st.integers(int(low), 127)) for low in lows])
         at_low = torch.rand(count, k, generator=torch.Generator().manual_seed(start)) < 0.1

@@ -147,7 +147,7 @@ class Library:
         self.has_products = self.products_by != "nothing"
 
     def use_tiles(self, wanted: bool) -> None:
-        """Multiply by tiles (AMX), if they are there and wanted, else by vectors (AVX-512 VNNI or AVX2). For the process."""
+        """Multiply by tiles (AMX), if there and wanted, else by vectors (AVX-512 VNNI or AVX2). For the process."""
         self.products_by = ("nothing", "vectors", "tiles")[self.functions.spikezip_products_by(int(wanted))]
 
     def takes_values(
