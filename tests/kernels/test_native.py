@@ -771,3 +771,13 @@ def test_networks_answer_the_same_with_two_threads(threads):
         reference = snn(**batch, time_steps=40, output_time_steps=True)
     assert torch.equal(out.logits_per_step, reference.logits_per_step)
     assert torch.equal(out.spike_counts, reference.spike_counts)
+
+
+@needs_kernels
+@pytest.mark.parametrize("threshold", [1e-45, 1e-40, 2.0**-128, 2.0**-126, 2.0**126, 3e38])
+def test_thresholds_whose_inverse_is_no_ordinary_number(threshold):
+    x = torch.tensor([0.0, -0.0, 1e-45, 1e-40, -3e-40, 1.0, -1.0, 3e38, -3e38, 2.0**126]).repeat(5)[None, None, :43]
+    threshold = torch.tensor([threshold])
+    index, tracer = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1, 43, dtype=torch.int8)
+    levels, *_ = built.fire(x.contiguous(), None, None, threshold, (-8, 7), index, tracer, None, 15, 0)
+    assert torch.equal(levels.float(), torch.floor(x / threshold + 0.5).clamp(-8, 7))

@@ -116,7 +116,7 @@ static void levels_of_weight(const float *weight, const float *scale, int64_t r,
     enum { SOME = 64 };
     float threshold[SOME], inverse[SOME];
     for (int i = 0; i < SOME; i++) threshold[i] = scale[r], inverse[i] = 1.0f / scale[r];
-    Quantizer quantizer = {NULL, NULL, threshold, inverse, (float)-max_level, (float)max_level, scale[r] > 0x1p125f};
+    Quantizer quantizer = {NULL, NULL, threshold, inverse, (float)-max_level, (float)max_level, !inverse_is_of_use(scale[r])};
     int undefined = 0;
     for (int64_t i = 0; i < k; i += SOME)
         levels_of_floats(weight + r * k + i, least(k - i, SOME), &quantizer, 0, levels + i, &undefined);

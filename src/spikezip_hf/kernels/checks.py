@@ -97,16 +97,33 @@ def gives_reference(kernels: Library) -> bool:
 
 
 def multiplies_at_bounds(kernels: Library, generator: torch.Generator) -> bool:
-    """Whether products of rows of levels, of one range after another, are exact where each level is at a bound.
+    """Whether products are exact of levels and weights at their bounds, where sums on the way are as large as can be.
 
-    AVX2 adds up as many products of bytes in 16 bits as the range of a row's levels leaves room for.
+    AVX2 adds up as many products of bytes in 16 bits as the range of a row's levels leaves room for: rows of one range
+    after another, from 0 down and from 0 up. Of events, more change at once than are added in 16 or 32 bits.
     """
-    highest = torch.arange(-128, 128)[:, None]
-    first = torch.rand(256, 150, generator=generator) < 0.05
-    a = torch.where(first, -128, highest).to(torch.int8)[None, None]
-    b = torch.full((1, 1, 150, 3), 127, dtype=torch.int8)
+    far = torch.arange(255, 0, -1)[:, None]
+    few, low, high = torch.rand(255, 300, generator=generator) < 0.05, -far.clamp(max=128), far.clamp(max=127)
+    b = torch.full((1, 1, 300, 3), 127, dtype=torch.int8)
     b[..., 1], b[..., ::2, 2] = -128, -128
-    return torch.equal(kernels.products(a, b).double(), torch.matmul(a.double(), b.double()))
+    for ends in (torch.where(few, low + far, low), torch.where(few, high - far, high)):
+        a = ends.to(torch.int8)[None, None]
+        if not torch.equal(kernels.products(a, b).double(), torch.matmul(a.double(), b.double())):
+            return False
+    levels = torch.zeros(3, 2, 300, dtype=torch.int8)
+    levels[1, :, :140] = 1
+    tokens, ones = torch.ones(1, 2, dtype=torch.bool), torch.ones(2)
+    for most, operand_of in (
+        (127, lambda weight: kernels.weight_panels(weight, ones, 127)),
+        (2**23 - 1, lambda weight: kernels.fixed_point(weight, None)),
+    ):
+        weight = torch.full((2, 300), float(most))
+        weight[1] = -most
+        values = (levels.double() @ weight.double().t()).float()
+        given = operand_of(weight).times(levels), ones, None
+        if not fires_as_values(kernels, given, values, values.std()[None] / 3, (-8, 7), tokens):
+            return False
+    return True
 
 
 def multiplies_weights(kernels: Library, generator: torch.Generator) -> bool:

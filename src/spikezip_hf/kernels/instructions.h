@@ -1,7 +1,7 @@
 // Copyright 2026 The spikezip_hf authors. Apache-2.0.
 //
 // Which instructions the loops are made of: those of `avx512/`, where products are of AVX-512 VNNI or tiles (AMX), else those
-// of `avx2/`, else plain C, which has no products.
+// of `avx2/` (also where there is AVX-512 without VNNI), else plain C, which has no products.
 
 #pragma once
 

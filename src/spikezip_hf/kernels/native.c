@@ -264,7 +264,7 @@ int64_t spikezip_fire(const Neurons *a) {
     if (lacking) return free(scale), free(bias), free(threshold), free(inverse), free(spans), NOT_FIRED;
     for (int64_t b = 0; b < a->samples; b++)
         spans[b] = span_of(a->tokens ? a->tokens + b * a->positions : NULL, a->positions);
-    for (int64_t c = 0; c < padded_features; c++) inverse[c] = 1.0f / threshold[c], divide |= threshold[c] > 0x1p125f;
+    for (int64_t c = 0; c < padded_features; c++) inverse[c] = 1.0f / threshold[c], divide |= !inverse_is_of_use(threshold[c]);
     Quantizer quantizer = {scale, bias, threshold, inverse, (float)a->min_level, (float)a->max_level, divide};
     int undefined = 0;
     memset(a->counts, 0, (size_t)(a->steps * a->samples) * sizeof *a->counts);

@@ -12,7 +12,7 @@
 typedef struct {
     const float *scale, *bias, *threshold, *inverse;  // one for each feature; scale and bias only of integers
     float low, high;                                  // bounds of a level
-    int divide;                                       // whether 1/s is of no use: it would be a denormal number
+    int divide;                                       // whether 1/s is of no use: it would be a denormal number, or none
 } Quantizer;
 
 // What levels are of: floats, or whole numbers, x = integer * scale + bias, int32, or float64 that are multiples of quanta.
@@ -63,6 +63,11 @@ static inline int64_t plain_track(const int8_t *target, int8_t *tracer, int64_t 
     *pending = left != 0;
     return spikes;
 }
+
+// Multiplying by 1/s takes a quarter of the time and tells all but those next to a whole number: |x / s| is below 2^8 where
+// it matters, so the product is off by less than 2^-14, and floor is that of the division wherever 2^-13 or more
+// lie between it and a whole number.
+static inline int inverse_is_of_use(float threshold) { return threshold <= 0x1p125f && 1.0f / threshold < INFINITY; }
 
 #if WITH_AVX512
 #include "avx512/neurons.h"

@@ -20,7 +20,7 @@ enum { FIXED_BITS = 26, DIGITS = 4 };
 typedef struct {
     int64_t n, k;
     const int8_t *panels;       // of bytes: see products.h,
-    const int32_t *correction;  // and what to take off; or
+    const int32_t *correction;  // and what `correct` says of them; or
     const float *numbers;       // (n, k) float32,
     const float *factors;       // (k) that they are multiplied with, or NULL
 } Weight;
@@ -41,7 +41,7 @@ typedef struct {
     int64_t panel;        // which one; -1 for none yet
     float quanta[PANEL];  // of fixed point,
     int8_t *digits;       // four panels of bytes, each worth 2^8 of the one before,
-    int32_t *correction;  // and what to take off,
+    int32_t *correction;  // and what `correct` says of them,
     int32_t *numbers;     // or rows for events, two times (k, 32);
     uint8_t *bytes;       // of bytes: rows for events, as `add_rows_of_bytes` takes them, (k, 64), and nobody's
 } Held;
@@ -63,6 +63,15 @@ static int make_room(const Weight *weight, int whole, int events, Held *own) {
         lacking |= !(own->numbers = aligned_alloc(64, (size_t)(padded(weight->k, 16) * PANEL) * sizeof *own->numbers));
     if (!fixed && events) lacking |= !(own->bytes = aligned_alloc(64, (size_t)panel_bytes(weight->k + 1)));
     return lacking;
+}
+
+// The quantum of a row: a power of two and an ordinary number; NaN if a number of the row is none, or beyond float32. `bits`:
+// the largest of those of its numbers without their signs, in whose order these are; of float64 or of float32.
+static inline float quantum_of_bits(int64_t bits, int of_float64) {
+    enum { LEAST = -100 };
+    int64_t exponent = of_float64 ? (bits >> 52) - 1022 : (bits >> 23) - 126;
+    if (exponent > 128) return NAN;
+    return ldexpf(1.0f, (int)(exponent > LEAST ? exponent : LEAST) - FIXED_BITS);
 }
 
 #if WITH_AVX512

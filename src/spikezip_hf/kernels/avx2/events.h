@@ -52,7 +52,7 @@ static int64_t list_events(const int8_t *now, const int8_t *before, int64_t from
         uint32_t rise = (uint32_t)_mm256_movemask_epi8(rising), fall = (uint32_t)_mm256_movemask_epi8(falling);
         while (rise | fall) {
             int rises = __builtin_popcount(rise), falls = __builtin_popcount(fall);
-            if (end - next >= rises + falls + 16) {  // room to write eight at a time, some of which are none
+            if (end - next >= rises + falls + 8) {  // room for what eight at a time write too much
                 uint16_t *up = next, *down = end;
                 for (int64_t e = 0; e < 32; e += 8) {
                     uint32_t eight = rise >> e & 0xff, more = fall >> e & 0xff;

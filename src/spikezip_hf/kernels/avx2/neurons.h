@@ -4,7 +4,6 @@
 
 #pragma once
 
-// See avx512/neurons.h on why multiplying by 1/s is enough.
 static inline __attribute__((always_inline)) void levels_of(const void *current, int kind, const float *quanta, int64_t n,
                                                             const Quantizer *given, int64_t c, int8_t *levels,
                                                             int *undefined) {

@@ -1,8 +1,8 @@
 // Copyright 2026 The spikezip_hf authors. Apache-2.0.
 //
 // What products.h is made of, by AVX2. It multiplies unsigned bytes by signed ones and adds up pairs of products in 16 bits,
-// where they must fit. Levels are few: shifted up by the lowest of their row, those of 4 bits are at most 15, so that eight
-// such sums fit, and those of 5 bits at most 31, four.
+// where they must fit. Levels are few: shifted up until none of their row is negative, those of 4 bits are at most 15, so that
+// eight such sums fit, and those of 5 bits at most 31, four.
 
 #pragma once
 
@@ -48,7 +48,7 @@ static void correct(const int8_t *panel, int64_t k, int32_t *correction) {
     }
 }
 
-// A row of levels, shifted up by its lowest, which stands ahead of it, as does its highest.
+// A row of levels, shifted up by the lowest of them and 0, which stands ahead of it, as does the highest.
 typedef struct {
     int32_t lowest, highest;
     uint8_t levels[];
@@ -154,7 +154,7 @@ static void far_apart(const uint8_t *levels, const int8_t *panel, int64_t quads,
 // `rows` shifted rows times a panel, to `out` (rows, 64).
 static void shifted_block(const uint8_t *shifted, int rows, int64_t k, const int8_t *panel, const int32_t *correction,
                           int32_t *out) {
-    enum { FEWEST = 128, MOST_TERMS = 32 };  // 2 * 128 * 128 is the largest sum of a pair in 16 bits
+    enum { ROOM = 128 };  // -2 * 128 * 128 is the largest sum of a pair in 16 bits: of levels in a range of 128
     int64_t stride = shifted_bytes(k), quads = (k + 3) / 4;
     int range[BLOCK_ROWS];
     for (int r = 0; r < rows; r++) {
@@ -167,8 +167,8 @@ static void shifted_block(const uint8_t *shifted, int rows, int64_t k, const int
             int some = (int)least(rows - r, VECTOR_ROWS), widest = 1;
             for (int i = 0; i < some; i++) widest = range[r + i] > widest ? range[r + i] : widest;
             const uint8_t *levels = shifted + r * stride + sizeof(Shifted);
-            if (widest <= FEWEST)
-                some_vectors(levels, stride, some, panel + 4 * j, quads, least(FEWEST / widest, MOST_TERMS),
+            if (widest <= ROOM)
+                some_vectors(levels, stride, some, panel + 4 * j, quads, ROOM / widest,
                              out + r * PANEL + j);
             else
                 for (int i = 0; i < some; i++)

@@ -6,31 +6,24 @@
 
 enum { TILE = 8 };  // columns and rows of numbers that are made at once
 
-// The quantum of a row: a power of two and an ordinary number; NaN if a number of the row is none, or beyond float32.
+// The quantum of a row.
 static float quantum_of(const float *row, const float *factors, int64_t k) {
-    enum { LEAST = -100 };
-    int64_t most = 0;  // of numbers without their sign, whose bits are in the order of their size
-    if (factors)
-        for (int64_t i = 0; i < k; i++) {
-            double product = (double)row[i] * (double)factors[i];
-            int64_t bits;
-            memcpy(&bits, &product, sizeof bits);
-            bits &= INT64_MAX;
-            most = bits > most ? bits : most;
-        }
-    else {
-        int32_t largest = 0;
-        for (int64_t i = 0; i < k; i++) {
-            int32_t bits;
-            memcpy(&bits, row + i, sizeof bits);
-            bits &= INT32_MAX;
-            largest = bits > largest ? bits : largest;
-        }
-        most = largest;
+    int64_t most = 0;
+    int32_t most_of_floats = 0;
+    for (int64_t i = 0; i < k && factors; i++) {
+        double product = (double)row[i] * (double)factors[i];
+        int64_t bits;
+        memcpy(&bits, &product, sizeof bits);
+        bits &= INT64_MAX;
+        most = bits > most ? bits : most;
     }
-    int64_t exponent = factors ? (most >> 52) - 1022 : (most >> 23) - 126;
-    if (exponent > 128) return NAN;
-    return ldexpf(1.0f, (int)(exponent > LEAST ? exponent : LEAST) - FIXED_BITS);
+    for (int64_t i = 0; i < k && !factors; i++) {
+        int32_t bits;
+        memcpy(&bits, row + i, sizeof bits);
+        bits &= INT32_MAX;
+        most_of_floats = bits > most_of_floats ? bits : most_of_floats;
+    }
+    return quantum_of_bits(factors ? most : most_of_floats, factors != NULL);
 }
 
 static inline __m256 some_floats(const float *from, int64_t n) {

@@ -4,9 +4,6 @@
 
 #pragma once
 
-// Multiplying by 1/s takes a quarter of the time and tells all but those next to a whole number: |x / s| is below 2^8 where
-// it matters, so the product is off by less than 2^-14, and floor is that of the division wherever 2^-13 or more
-// lie between it and a whole number.
 static inline __attribute__((always_inline)) void levels_of(const void *current, int kind, const float *quanta, int64_t n,
                                                             const Quantizer *given, int64_t c, int8_t *levels,
                                                             int *undefined) {

@@ -203,4 +203,3 @@ static void pack_four_rows(const int8_t *rows, int64_t stride, int64_t there, in
     }
     turn_over_lanes(fours, panel);
 }
-

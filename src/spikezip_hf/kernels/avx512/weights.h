@@ -15,10 +15,9 @@ static inline __m512d half_of_products(__m512 numbers, __m512 factors, int half)
     return _mm512_mul_pd(_mm512_cvtps_pd(a), _mm512_cvtps_pd(b));
 }
 
-// The quantum of a row: a power of two and an ordinary number; NaN if a number of the row is none, or beyond float32.
+// The quantum of a row.
 static float quantum_of(const float *row, const float *factors, int64_t k) {
-    enum { LEAST = -100 };
-    __m512i most = _mm512_setzero_si512();  // of numbers without their sign, whose bits are in the order of their size
+    __m512i most = _mm512_setzero_si512();
     for (int64_t i = 0; i < k; i += 16) {
         __m512 x = _mm512_maskz_loadu_ps(first_of_16(k - i), row + i);
         if (!factors) {
@@ -29,10 +28,7 @@ static float quantum_of(const float *row, const float *factors, int64_t k) {
         for (int half = 0; half < 2; half++)
             most = _mm512_max_epi64(most, _mm512_castpd_si512(_mm512_abs_pd(half_of_products(x, f, half))));
     }
-    int64_t bits = factors ? _mm512_reduce_max_epi64(most) : _mm512_reduce_max_epi32(most);
-    int64_t exponent = factors ? (bits >> 52) - 1022 : (bits >> 23) - 126;
-    if (exponent > 128) return NAN;
-    return ldexpf(1.0f, (int)(exponent > LEAST ? exponent : LEAST) - FIXED_BITS);
+    return quantum_of_bits(factors ? _mm512_reduce_max_epi64(most) : _mm512_reduce_max_epi32(most), factors != NULL);
 }
 
 // Up to 16 numbers of a row as multiples of its quantum, rounded to even.
