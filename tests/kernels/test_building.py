@@ -197,7 +197,7 @@ class TestBuilding:
             ("AVX2", "avx2/products.h", "ROOM / widest,", "ROOM / widest + 1,"),
             ("AVX2", "avx2/products.h", "vectors(left, stride, 3,", "vectors(left, stride, 2,"),
             ("AVX2", "avx2/events.h", "SOME = 31", "SOME = 64"),
-            ("products", "events.h", "PAIRS = 64", "PAIRS = 128"),
+            ("vectors", "events.h", "PAIRS = 64", "PAIRS = 128"),
             ("AVX2", "avx2/products.h", "rest = _mm256_sub_epi8(four, half)", "rest = half"),
             ("AVX2", "avx2/products.h", "row->highest - row->lowest;", "0;"),
             ("AVX2", "avx2/products.h", "row->lowest * correction[j]", "0"),
