@@ -17,6 +17,7 @@ from transformers import (
     pipeline,
 )
 
+import spikezip_hf
 from spikezip_hf import (
     QuantViTForImageClassification,
     SpikeViTForImageClassification,
@@ -197,12 +198,20 @@ class TestBadCheckpoints:
             AutoModelForImageClassification.from_pretrained(saved)
 
 
+def test_what_trains_is_there_all_the_same():
+    assert set(spikezip_hf.__all__) <= set(dir(spikezip_hf))
+    assert spikezip_hf.QATTrainer.__module__ == "spikezip_hf.training.trainer"
+    with pytest.raises(AttributeError, match="module 'spikezip_hf' has no attribute 'QATrainer'"):
+        spikezip_hf.QATrainer  # noqa: B018
+
+
 def test_models_need_torch_and_transformers_only():
     """Import and use the package where every extra is missing."""
     script = """
 import sys
 sys.modules.update(dict.fromkeys({blocked}))  # None: as if not installed
 import torch, spikezip_hf
+assert "spikezip_hf.training" not in sys.modules  # it takes seconds, and inference does without
 config = spikezip_hf.QuantViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16,
                                     image_size=8, patch_size=4)
 qann = spikezip_hf.QuantViTForImageClassification(config)

@@ -3,6 +3,9 @@
 Importing this package registers its architectures with transformers' Auto classes.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from spikezip_hf.auto import register
 from spikezip_hf.conversion import Certificate, verify_equivalence
 from spikezip_hf.models.configuration_event_vit import EventViTConfig
@@ -41,13 +44,15 @@ from spikezip_hf.models.modeling_spike_vit import (
     SpikeViTModel,
 )
 from spikezip_hf.models.version import __version__
-from spikezip_hf.training import (
-    DistillationTrainer,
-    DistillationTrainingArguments,
-    QATTrainer,
-    QATTrainingArguments,
-    scale_modules,
-)
+
+if TYPE_CHECKING:
+    from spikezip_hf.training import (
+        DistillationTrainer,
+        DistillationTrainingArguments,
+        QATTrainer,
+        QATTrainingArguments,
+        scale_modules,
+    )
 
 __all__ = [
     "Certificate",
@@ -90,5 +95,25 @@ __all__ = [
     "scale_modules",
     "verify_equivalence",
 ]
+
+TRAINING = {
+    "DistillationTrainer",
+    "DistillationTrainingArguments",
+    "QATTrainer",
+    "QATTrainingArguments",
+    "scale_modules",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What trains, once it is asked for: it brings datasets and peft along, which inference does without."""
+    if name in TRAINING:
+        return getattr(import_module("spikezip_hf.training"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
 
 register()

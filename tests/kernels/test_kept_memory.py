@@ -15,13 +15,13 @@ glibc = pytest.mark.skipif(
 )
 
 # Pages that a process has mapped anew each time that it took and gave back 40 pieces of 4 MiB.
-FAULTS = """
-import resource, torch
-from spikezip_hf.kernels.memory import keep_memory
-keep_memory() if {keep} else None
+FAULTS = f"""
+import resource, runpy, sys
+keep_memory = runpy.run_path({memory.__file__!r})["keep_memory"]  # alone: the package takes seconds to import
+keep_memory() if sys.argv[1:] else None
 for turn in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    pieces = [torch.ones(2**20) for _ in range(40)]
+    pieces = [bytearray(2**22) for _ in range(40)]
     del pieces
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -30,7 +30,7 @@ for turn in range(6):
 def faults(keep: bool, **environment) -> list[int]:
     clean = {name: value for name, value in os.environ.items() if name not in memory.SETTINGS}
     done = subprocess.run(
-        [sys.executable, "-c", FAULTS.format(keep=keep)], env=clean | environment, capture_output=True, text=True
+        [sys.executable, "-c", FAULTS, *["keep"] * keep], env=clean | environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return [int(line) for line in done.stdout.split()]

@@ -66,9 +66,11 @@ def test_every_schedule_has_the_same_fixed_point(fields, granularity):
     assert certificate.exact, str(certificate)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("seed", "levels"),
+    [(0, 32), (1, 8), pytest.param(0, 8, marks=pytest.mark.slow), pytest.param(1, 32, marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("steps", [None, 3])
-@pytest.mark.parametrize("levels", [8, 32])
 @pytest.mark.parametrize(
     "fields",
     [

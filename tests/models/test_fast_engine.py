@@ -92,6 +92,13 @@ def tolerance(architecture, dtype):
     return 1e-5 if architecture == "swin" and dtype == torch.float32 else TOLERANCE[dtype]
 
 
+slow = pytest.mark.slow
+KINDS = [  # types of a network, and bits of its weights
+    (torch.float32, None),
+    (torch.float32, 8),
+    pytest.param(torch.float64, None, marks=slow),
+    pytest.param(torch.float64, 8, marks=slow),
+]
 NETWORKS = [(architecture, "ForImageClassification") for architecture in ("vit", "swin")] + [
     (architecture, task)
     for architecture in ARCHITECTURES
@@ -99,8 +106,7 @@ NETWORKS = [(architecture, "ForImageClassification") for architecture in ("vit",
 ]
 
 
-@pytest.mark.parametrize("weight_bits", [None, 8])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("dtype", "weight_bits"), KINDS)
 @pytest.mark.parametrize(("architecture", "task"), NETWORKS)
 def test_every_network_fires_as_the_naive_engine_does(architecture, task, dtype, weight_bits):
     snn = make_snn(architecture, task, dtype, weight_bits=weight_bits)
@@ -125,8 +131,7 @@ def test_every_number_of_levels(architecture, levels, weight_bits):
     assert_same(simulated(snn, batch, 30), run_naively(snn, batch, 30), 0.0 if weight_bits else 1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("weight_bits", [None, 8])
+@pytest.mark.parametrize(("dtype", "weight_bits"), KINDS)
 @pytest.mark.parametrize("granularity", ["per_channel", "mixed"])
 @pytest.mark.parametrize("architecture", ["vit", "swin", "bert"])
 def test_every_granularity(architecture, granularity, weight_bits, dtype):
@@ -135,7 +140,7 @@ def test_every_granularity(architecture, granularity, weight_bits, dtype):
     assert_same(simulated(snn, batch, 30), run_naively(snn, batch, 30), tolerance(architecture, dtype))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("dtype", [pytest.param(torch.float64, marks=slow), torch.float32])
 @pytest.mark.parametrize(
     "firing",
     [
@@ -181,9 +186,7 @@ def test_padding_on_either_side(architecture, node_placement, side, dtype):
 
 
 @pytest.mark.parametrize("stop", ["never", "equilibrium"])
-@pytest.mark.parametrize(
-    "chunk_steps", [1, pytest.param(3, marks=pytest.mark.slow), 7, pytest.param(64, marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("chunk_steps", [1, pytest.param(3, marks=slow), 7, pytest.param(64, marks=slow)])
 @pytest.mark.parametrize("architecture", ["vit", "swin", "bert"])
 def test_neither_chunks_nor_stopping_change_an_answer(architecture, chunk_steps, stop):
     snn = make_snn(architecture, weight_bits=8)

@@ -39,7 +39,7 @@ class TestPaddingIsInvisible:
         return spiking(qann)
 
     @pytest.mark.parametrize("execution", ["cumulative", "event"])
-    @pytest.mark.parametrize("extra", [0, pytest.param(5, marks=pytest.mark.slow), 40])
+    @pytest.mark.parametrize("extra", [*(pytest.param(few, marks=pytest.mark.slow) for few in (0, 5)), 40])
     @pytest.mark.parametrize("side", ["right", "left"])
     def test_a_text_alone_and_in_a_padded_batch(self, snn, side, extra, execution):
         texts = make_texts(snn.config, LENGTHS, side=side, extra=extra)
@@ -58,7 +58,14 @@ class TestPaddingIsInvisible:
                 assert int(levels[0].abs().sum()) == int(together.levels[name][row].abs().sum()), name
             assert torch.allclose(alone.per_step[0], together.per_step[row], rtol=0, atol=1e-10)
 
-    @pytest.mark.parametrize("kind", [torch.int32, torch.uint8, torch.bool, torch.float32])
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            *(pytest.param(kind, marks=pytest.mark.slow) for kind in (torch.int32, torch.uint8)),
+            torch.bool,
+            torch.float32,
+        ],
+    )
     def test_type_of_the_mask(self, qann, snn, kind):
         texts = make_texts(snn.config, LENGTHS)
         expected, logits = snn(**texts), qann(**texts).logits
