@@ -138,7 +138,10 @@ BROKEN = [  # what a processor must have, a file, a text of it, and another in i
     ("AVX2", "avx2/softmax.h", "_mm256_srli_epi64(part, 32)", "part"),
     ("AVX2", "avx2/softmax.h", "_mm256_set1_epi32(HIDDEN)", "x"),
     ("AVX2", "avx2/weights.h", "_mm256_unpackhi_epi64(eight[2 * v]", "_mm256_unpacklo_epi64(eight[2 * v]"),
-    ("AVX2", "avx2/weights.h", "_mm256_set1_epi32(0x808080)", "_mm256_set1_epi32(0x8080)"),
+    ("AVX2", "avx2/weights.h", "_mm256_set1_epi32(0x8000)", "_mm256_set1_epi32(0x800)"),
+    ("AVX2", "avx2/weights.h", "_mm256_slli_epi32(other, 16)", "_mm256_slli_epi32(one, 16)"),
+    ("AVX2", "avx2/weights.h", "_mm256_set1_pd(65536.0)", "_mm256_set1_pd(32768.0)"),
+    ("AVX2", "avx2/weights.h", "halves(left, HALVES_ROWS,", "halves(left, 3,"),
     ("AVX2", "avx2/weights.h", "_mm256_permute2x128_si256(x[c], x[4 + c], 0x31)", "x[c]"),
 ]
 

@@ -212,10 +212,14 @@ class TestTheKernels:
         expected = fire_reference(node, Rows(integers=sums, timeline=timeline, **fields), tracer.clone())
         assert_same_firing(firing, expected)
 
-    @pytest.mark.parametrize("kind", ["bytes", "numbers"])
+    @pytest.mark.parametrize("kind", ["bytes", "numbers", "lower halves"])
     def test_sums_as_large_as_they_can_be(self, kind):
         """The largest numbers and levels there are, and events of one direction, thousands in a row."""
-        largest = 127.0 if kind == "bytes" else torch.tensor(2.0).nextafter(torch.tensor(0.0))  # 2**26 - 4 quanta
+        largest = {
+            "bytes": 127.0,
+            "numbers": torch.tensor(2.0).nextafter(torch.tensor(0.0)),  # 2**26 - 4 quanta
+            "lower halves": 1 + 2**-10,  # 2**25 + 2**15: -2**15 in the lower 16 bits
+        }[kind]
         weight = torch.full((3, 5000), 1.0) * largest
         weight[1], weight[2, ::2] = -largest, largest / 2
         if kind == "bytes":

@@ -181,13 +181,15 @@ int spikezip_linear(const int8_t *left, int64_t m, const Weight *weight, const f
                     const float *given_bias, int64_t biases, void *out) {
     int lacking = 0;
 #if HAVE_PRODUCTS
-    int64_t n = weight->n, k = weight->k, fixed = weight->numbers != NULL;
+    int64_t n = weight->n, k = weight->k;
+    int fixed = weight->numbers != NULL;
     float *scale = scales ? spread(given_scale, scales, n, n, 0.0f) : NULL;
     float *bias = biases ? spread(given_bias, biases, n, n, 0.0f) : NULL;
     if ((scales && !scale) || (biases && !bias)) return free(scale), free(bias), OUT_OF_MEMORY;
     int64_t blocks = (m + BLOCK_ROWS - 1) / BLOCK_ROWS, count = padded(n, PANEL) / PANEL;
-    uint8_t *shifted = all_shifted(left, m, k);
-    if (!shifted && !tiles_allowed) return free(scale), free(bias), OUT_OF_MEMORY;
+    int shifts = shifts_rows(fixed);
+    uint8_t *shifted = shifts ? all_shifted(left, m, k) : NULL;
+    if (shifts && !shifted) return free(scale), free(bias), OUT_OF_MEMORY;
     int64_t grain = fixed ? blocks_of_a_thread(count, blocks) : 1;
 #pragma omp parallel reduction(| : lacking)
     {

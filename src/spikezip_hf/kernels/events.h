@@ -159,11 +159,11 @@ static int find_events(const Given *a, int64_t part, double share, int even, Eve
 }
 
 // The rows that are multiplied whole, shifted as vectors multiply them, once for all panels of a weight, each in its place
-// among all; NULL where tiles multiply, and without memory.
+// among all; NULL without memory.
 static uint8_t *whole_rows_shifted(const Given *a, const Events *events) {
     int64_t rows = 0, all = a->steps * a->samples, wide = shifted_bytes(a->k);
     for (int64_t at = 0; at < all; at++) rows = rows > a->index[at] ? rows : a->index[at] + 1;
-    uint8_t *shifted = tiles_allowed ? NULL : aligned_alloc(64, (size_t)(rows * a->places * wide));
+    uint8_t *shifted = aligned_alloc(64, (size_t)(rows * a->places * wide));
     if (!shifted) return NULL;
 #pragma omp parallel for schedule(dynamic)
     for (int64_t at = 0; at < all; at++)

@@ -278,7 +278,7 @@ int64_t spikezip_fire(const Neurons *a) {
         int64_t part = a->weight.numbers ? NUMBERS_PART : a->weight.k;
         Given given = {a->current, a->index, spans, a->steps, a->samples, a->places, a->positions, a->weight.k};
         unprepared = find_events(&given, part, share_of_events(a->weight.numbers != NULL), !a->weight.numbers, &events);
-        if (!unprepared && events.whole && !tiles_allowed)
+        if (!unprepared && events.whole && shifts_rows(a->weight.numbers != NULL))
             unprepared = !(shifted = whole_rows_shifted(&given, &events));
         if (a->weight.numbers) grain = blocks_of_a_thread(panels, a->samples * heads * blocks);
     }

@@ -55,9 +55,9 @@ static inline void pack_column(const int8_t *column, int64_t k, int64_t j, int8_
 #include "avx2/products.h"
 #endif
 
-// All rows that a weight is multiplied with, shifted once for all its panels; NULL where tiles multiply, and without memory.
+// All rows that a weight is multiplied with, shifted once for all its panels; NULL without memory.
 static uint8_t *all_shifted(const int8_t *left, int64_t rows, int64_t k) {
-    uint8_t *shifted = tiles_allowed ? NULL : aligned_alloc(64, (size_t)(rows * shifted_bytes(k)));
+    uint8_t *shifted = aligned_alloc(64, (size_t)(rows * shifted_bytes(k)));
     if (!shifted) return NULL;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < rows; i++) shift_row(left + i * k, k, shifted + i * shifted_bytes(k));

@@ -2,8 +2,8 @@
 //
 // Products of levels with a weight (n, k), a panel of 64 of its rows at a time: of bytes, which lie in panels already,
 // or of float32. The latter are multiplied as fixed-point numbers, whole multiples of a row's own quantum, a power of two
-// of which 2^26 are beyond its largest weight. Such a number is four bytes, so a product is four products of bytes, or
-// additions of whole numbers for events; exact either way. Numbers are made of weights while they are multiplied: a panel
+// of which 2^26 are beyond its largest weight. Such a number is four bytes, so a product is four products of bytes, by AVX2
+// two of halves of 16 bits, or additions of whole numbers for events; exact either way. Numbers are made of weights while they are multiplied: a panel
 // is used many times, and reading the weights is what takes time.
 
 #pragma once
@@ -40,8 +40,8 @@ static int64_t blocks_of_a_thread(int64_t panels, int64_t blocks) {
 typedef struct {
     int64_t panel;        // which one; -1 for none yet
     float quanta[PANEL];  // of fixed point,
-    int8_t *digits;       // four panels of bytes, each worth 2^8 of the one before,
-    int32_t *correction;  // and what `correct` says of them,
+    int8_t *digits;       // for whole products, as `put_numbers` puts them,
+    int32_t *correction;  // and what `correct` says of them if they are bytes,
     int32_t *numbers;     // or rows for events, two times (k, 32);
     uint8_t *bytes;       // of bytes: rows for events, as `add_rows_of_bytes` takes them, (k, 64), and nobody's
 } Held;
@@ -87,11 +87,7 @@ static void hold_numbers(const Weight *weight, int64_t panel, Held *own) {
         own->quanta[j] = first + j < weight->n ? quantum_of(weight->numbers + (first + j) * k, weight->factors, k) : 1.0f;
     for (int64_t j = 0; j < PANEL; j += TILE)
         for (int64_t i = 0; i < padded(k, 16); i += TILE) make_numbers(weight, first + j, i, j, own);
-    for (int digit = 0; own->digits && digit < DIGITS; digit++) {
-        int8_t *out = own->digits + digit * panel_bytes(k);
-        memset(out + padded(k, 16) * PANEL, 0, (size_t)(panel_bytes(k) - padded(k, 16) * PANEL));
-        if (!tiles_allowed) correct(out, k, own->correction + digit * PANEL);
-    }
+    if (own->digits) finish_digits(own, k);
 }
 
 // Take up a panel of a weight, unless it is there.
@@ -109,17 +105,11 @@ static void hold(const Weight *weight, int64_t panel, Held *own) {
 static void whole_block(const Weight *weight, const Held *own, const int8_t *left, const uint8_t *shifted, int64_t first,
                         int rows, int8_t *spare, int32_t *product, double *sums) {
     int64_t k = weight->k;
-    if (!weight->numbers) {
+    if (weight->numbers)
+        digits_block(own, left, shifted, first, rows, k, spare, product, sums);
+    else
         weight_block(left, shifted, first, rows, k, weight->panels + own->panel * panel_bytes(k),
                      weight->correction + own->panel * PANEL, spare, product);
-        return;
-    }
-    for (int digit = DIGITS - 1; digit >= 0; digit--) {
-        weight_block(left, shifted, first, rows, k, own->digits + digit * panel_bytes(k), own->correction + digit * PANEL,
-                     spare, product);
-        if (digit == DIGITS - 1) memset(sums, 0, (size_t)(rows * PANEL) * sizeof *sums);
-        for (int i = 0; i < rows * PANEL; i++) sums[i] = sums[i] * 256.0 + (double)product[i];
-    }
 }
 
 // The sums of a step's row, for `rows` places from `first` on, by its events: of those of the row before (`last`, `last_sums`)

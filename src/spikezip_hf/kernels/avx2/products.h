@@ -65,6 +65,9 @@ static inline int32_t most_of_bytes(__m256i x) {
     return (int8_t)(~_mm_cvtsi128_si32(most) ^ 128);
 }
 
+// Whether rows are shifted for whole products with a weight: not for one in fixed point, see weights.h.
+static int shifts_rows(int fixed) { return !fixed; }
+
 static void shift_row(const int8_t *left, int64_t k, uint8_t *out) {
     Shifted *row = (Shifted *)out;
     int64_t whole = k / 32 * 32, i;

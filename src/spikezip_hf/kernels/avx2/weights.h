@@ -75,7 +75,8 @@ static void pack_columns(const int8_t *columns, int64_t wide, int64_t j, int8_t 
     for (int64_t c = 0; c < 16; c++) pack_column(columns + c * wide, wide, j + c, panel);
 }
 
-// Put numbers of 8 columns from `j` on, 8 k from `i` on, in their places.
+// Put numbers of 8 columns from `j` on, 8 k from `i` on, in their places: as rows for events, and as digits: of eight columns
+// and two k at a time the lower halves, side by side, then the higher ones.
 static inline void put_numbers(const __m256i *numbers, int64_t i, int64_t j, int64_t k, const Held *own) {
     if (own->numbers) {
         int32_t *out = own->numbers + (j / NUMBERS_ROW * padded(k, 16) + i) * NUMBERS_ROW + j % NUMBERS_ROW;
@@ -83,23 +84,85 @@ static inline void put_numbers(const __m256i *numbers, int64_t i, int64_t j, int
         for (int q = 0; q < TILE; q++) store(out + q * NUMBERS_ROW, numbers[q]);
     }
     if (!own->digits) return;
-    const __m256i carry = _mm256_set1_epi32(0x808080);  // so that bytes go from -128 to 127
-    const __m256i odd_bytes = _mm256_set1_epi16((int16_t)0xff00);
-    enum { ODD_PAIRS = 0xaa };
+    const __m256i carry = _mm256_set1_epi32(0x8000);  // so that lower halves go from -2^15 to 2^15 - 1
+    enum { ODD_HALVES = 0xaa };
+    int16_t *out = (int16_t *)own->digits + (j / TILE * padded(k, 16) + i) * TILE * 2;
+#pragma GCC unroll 4
+    for (int q = 0; q < TILE; q += 2) {
+        __m256i one = numbers[q], other = numbers[q + 1];
+        store(out + q * TILE * 2, _mm256_blend_epi16(one, _mm256_slli_epi32(other, 16), ODD_HALVES));
+        one = _mm256_add_epi32(one, carry), other = _mm256_add_epi32(other, carry);
+        store(out + q * TILE * 2 + 16, _mm256_blend_epi16(_mm256_srli_epi32(one, 16), other, ODD_HALVES));
+    }
+}
+
+static void finish_digits(const Held *own, int64_t k) { (void)own, (void)k; }
+
+// Levels of 16 bits, of which 256 are multiplied at a time: of 2^8 products of 2^7 and 2^15 the sum is at most 2^30.
+enum { LEVELS_PART = 256, HALVES_ROWS = 4 };
+
+// Up to 4 rows times 8 columns, whose halves are summed up in 32 bits each. Loops are unrolled, so that all of `low` and
+// `high` are registers.
+static inline __attribute__((always_inline)) void halves(const int16_t *left, const int rows, const int16_t *right,
+                                                         int64_t pairs, double *sums) {
+    __m256i low[HALVES_ROWS], high[HALVES_ROWS];
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++) low[i] = high[i] = _mm256_setzero_si256();
+    for (int64_t q = 0; q < pairs; q++) {
+        __m256i lower = load(right + 32 * q), higher = load(right + 32 * q + 16);
+#pragma GCC unroll 8
+        for (int i = 0; i < rows; i++) {
+            int32_t two;
+            memcpy(&two, left + i * LEVELS_PART + 2 * q, sizeof two);
+            __m256i levels = _mm256_set1_epi32(two);
+            low[i] = _mm256_add_epi32(low[i], _mm256_madd_epi16(levels, lower));
+            high[i] = _mm256_add_epi32(high[i], _mm256_madd_epi16(levels, higher));
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < rows; i++)
 #pragma GCC unroll 2
-    for (int q = 0; q < TILE; q += 4) {
-        __m256i x[4], digits[4];
-        for (int r = 0; r < 4; r++) x[r] = _mm256_xor_si256(_mm256_add_epi32(numbers[q + r], carry), carry);
-        __m256i even = _mm256_blendv_epi8(x[0], _mm256_slli_epi16(x[1], 8), odd_bytes);  // bytes 0 and 2 of both
-        __m256i odd = _mm256_blendv_epi8(_mm256_srli_epi16(x[0], 8), x[1], odd_bytes);   // bytes 1 and 3
-        __m256i more_even = _mm256_blendv_epi8(x[2], _mm256_slli_epi16(x[3], 8), odd_bytes);
-        __m256i more_odd = _mm256_blendv_epi8(_mm256_srli_epi16(x[2], 8), x[3], odd_bytes);
-        digits[0] = _mm256_blend_epi16(even, _mm256_slli_epi32(more_even, 16), ODD_PAIRS);
-        digits[1] = _mm256_blend_epi16(odd, _mm256_slli_epi32(more_odd, 16), ODD_PAIRS);
-        digits[2] = _mm256_blend_epi16(_mm256_srli_epi32(even, 16), more_even, ODD_PAIRS);
-        digits[3] = _mm256_blend_epi16(_mm256_srli_epi32(odd, 16), more_odd, ODD_PAIRS);
-        for (int digit = 0; digit < DIGITS; digit++)
-            store(own->digits + digit * panel_bytes(k) + (i + q) * PANEL + j * 4, digits[digit]);
+        for (int h = 0; h < 2; h++) {
+            __m128i l = h ? _mm256_extracti128_si256(low[i], 1) : _mm256_castsi256_si128(low[i]);
+            __m128i u = h ? _mm256_extracti128_si256(high[i], 1) : _mm256_castsi256_si128(high[i]);
+            __m256d sum = _mm256_fmadd_pd(_mm256_cvtepi32_pd(u), _mm256_set1_pd(65536.0), _mm256_cvtepi32_pd(l));
+            double *out = sums + i * PANEL + 4 * h;
+            _mm256_storeu_pd(out, _mm256_add_pd(_mm256_loadu_pd(out), sum));
+        }
+}
+
+static void some_halves(const int16_t *left, int rows, const int16_t *right, int64_t pairs, double *sums) {
+    switch (rows) {
+        case 1: halves(left, 1, right, pairs, sums); break;
+        case 2: halves(left, 2, right, pairs, sums); break;
+        case 3: halves(left, 3, right, pairs, sums); break;
+        default: halves(left, HALVES_ROWS, right, pairs, sums);
+    }
+}
+
+// Up to 256 levels in 16 bits, zeros behind up to a multiple of 32.
+static inline void widen(const int8_t *levels, int64_t n, int16_t *out) {
+    for (int64_t i = 0; i < n; i += 32) {
+        __m256i some = some_bytes(levels + i, n - i);
+        store(out + i, _mm256_cvtepi8_epi16(_mm256_castsi256_si128(some)));
+        store(out + i + 16, _mm256_cvtepi8_epi16(_mm256_extracti128_si256(some, 1)));
+    }
+}
+
+// Whole products with the numbers of a panel: `whole_block` in fixed point. Levels are as they are, not shifted.
+static void digits_block(const Held *own, const int8_t *left, const uint8_t *shifted, int64_t first, int rows, int64_t k,
+                         int8_t *spare, int32_t *product, double *sums) {
+    (void)shifted, (void)spare, (void)product;
+    int16_t levels[BLOCK_ROWS * LEVELS_PART];
+    memset(sums, 0, (size_t)(rows * PANEL) * sizeof *sums);
+    for (int64_t from = 0; from < k; from += LEVELS_PART) {
+        int64_t some = least(k - from, LEVELS_PART);
+        for (int r = 0; r < rows; r++) widen(left + (first + r) * k + from, some, levels + r * LEVELS_PART);
+        for (int64_t j = 0; j < PANEL; j += TILE)  // outside: these columns and the levels stay in the first cache
+            for (int r = 0; r < rows; r += HALVES_ROWS)
+                some_halves(levels + r * LEVELS_PART, (int)least(rows - r, HALVES_ROWS),
+                            (int16_t *)own->digits + (j / TILE * padded(k, 16) + from) * TILE * 2, (some + 1) / 2,
+                            sums + r * PANEL + j);
     }
 }
 

@@ -27,6 +27,9 @@ static int use_tiles(int wanted) {
     return tiles_allowed = allowed;  // at once: another thread may be multiplying
 }
 
+// Whether rows are shifted for whole products with a weight.
+static int shifts_rows(int fixed) { return (void)fixed, !tiles_allowed; }
+
 // Each thread says before its products what tiles are: eight of 16 rows of 64 bytes.
 static void begin_products(void) {
 #if HAVE_TILES

@@ -79,7 +79,8 @@ static void pack_columns(const int8_t *columns, int64_t wide, int64_t j, int8_t 
     }
 }
 
-// Put numbers of 16 columns from `j` on, 16 k from `i` on, in their places.
+// Put numbers of 16 columns from `j` on, 16 k from `i` on, in their places: as rows for events, and as digits, four panels
+// of bytes, each worth 2^8 of the one before.
 static inline void put_numbers(const __m512i *numbers, int64_t i, int64_t j, int64_t k, const Held *own) {
     if (own->numbers) {
         int32_t *out = own->numbers + (j / NUMBERS_ROW * padded(k, 16) + i) * NUMBERS_ROW + j % NUMBERS_ROW;
@@ -104,6 +105,26 @@ static inline void put_numbers(const __m512i *numbers, int64_t i, int64_t j, int
         digits[3] = _mm512_mask_mov_epi16(_mm512_srli_epi32(odd, 16), odd_pairs, more_odd);
         for (int digit = 0; digit < DIGITS; digit++)
             _mm512_store_si512(own->digits + digit * panel_bytes(k) + (i + q) * PANEL + j * 4, digits[digit]);
+    }
+}
+
+// Zeros behind the digits of a panel, and what multiplying them adds to its columns.
+static void finish_digits(const Held *own, int64_t k) {
+    for (int digit = 0; digit < DIGITS; digit++) {
+        int8_t *out = own->digits + digit * panel_bytes(k);
+        memset(out + padded(k, 16) * PANEL, 0, (size_t)(panel_bytes(k) - padded(k, 16) * PANEL));
+        if (!tiles_allowed) correct(out, k, own->correction + digit * PANEL);
+    }
+}
+
+// Whole products with the numbers of a panel: `whole_block` in fixed point.
+static void digits_block(const Held *own, const int8_t *left, const uint8_t *shifted, int64_t first, int rows, int64_t k,
+                         int8_t *spare, int32_t *product, double *sums) {
+    for (int digit = DIGITS - 1; digit >= 0; digit--) {
+        weight_block(left, shifted, first, rows, k, own->digits + digit * panel_bytes(k), own->correction + digit * PANEL,
+                     spare, product);
+        if (digit == DIGITS - 1) memset(sums, 0, (size_t)(rows * PANEL) * sizeof *sums);
+        for (int i = 0; i < rows * PANEL; i++) sums[i] = sums[i] * 256.0 + (double)product[i];
     }
 }
 
