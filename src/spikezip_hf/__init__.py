@@ -96,7 +96,7 @@ __all__ = [
     "verify_equivalence",
 ]
 
-TRAINING = {
+_TRAINING = {
     "DistillationTrainer",
     "DistillationTrainingArguments",
     "QATTrainer",
@@ -104,16 +104,18 @@ TRAINING = {
     "scale_modules",
 }
 
+if not TYPE_CHECKING:  # a type checker sees the imports above, and misspelt names as errors
 
-def __getattr__(name: str) -> Any:
-    """What trains, once it is asked for: it brings datasets and peft along, which inference does without."""
-    if name in TRAINING:
-        return getattr(import_module("spikezip_hf.training"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """What trains, once it is asked for: it brings datasets and peft along, which inference does without."""
+        if name in _TRAINING:
+            return getattr(import_module("spikezip_hf.training"), name)
+        if name in {"analysis", "hub", "training"}:
+            return import_module(f"spikezip_hf.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
 
 
 register()

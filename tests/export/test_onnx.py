@@ -112,7 +112,7 @@ def test_the_file_says_what_it_is(written):
 
 
 def test_levels_are_made_by_floor(written):
-    qann, file, _ = written(DEIT, "quantized")
+    qann, file, _ = written("swin", "quantized")
     model = onnx.load(file)
     kinds = [node.op_type for node in model.graph.node]
     assert "Round" not in kinds

@@ -69,7 +69,7 @@ typedef struct {
     float *probabilities;
 #if HAVE_PRODUCTS
     Held held;
-    const uint8_t *shifted;  // everybody's: the rows of levels, shifted, if vectors multiply
+    const uint8_t *shifted;  // everybody's: the rows of levels, shifted; NULL unless `shifts_rows`
     const Events *events;    // everybody's, too
 #endif
 } Scratch;

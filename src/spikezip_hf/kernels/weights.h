@@ -3,8 +3,8 @@
 // Products of levels with a weight (n, k), a panel of 64 of its rows at a time: of bytes, which lie in panels already,
 // or of float32. The latter are multiplied as fixed-point numbers, whole multiples of a row's own quantum, a power of two
 // of which 2^26 are beyond its largest weight. Such a number is four bytes, so a product is four products of bytes, by AVX2
-// two of halves of 16 bits, or additions of whole numbers for events; exact either way. Numbers are made of weights while they are multiplied: a panel
-// is used many times, and reading the weights is what takes time.
+// two of halves of 16 bits, or additions of whole numbers for events; exact either way. Numbers are made of weights while
+// they are multiplied: a panel is used many times, and reading the weights is what takes time.
 
 #pragma once
 
@@ -41,7 +41,7 @@ typedef struct {
     int64_t panel;        // which one; -1 for none yet
     float quanta[PANEL];  // of fixed point,
     int8_t *digits;       // for whole products, as `put_numbers` puts them,
-    int32_t *correction;  // and what `correct` says of them if they are bytes,
+    int32_t *correction;  // and what `correct` says of them if they are bytes that are shifted,
     int32_t *numbers;     // or rows for events, two times (k, 32);
     uint8_t *bytes;       // of bytes: rows for events, as `add_rows_of_bytes` takes them, (k, 64), and nobody's
 } Held;
