@@ -96,19 +96,11 @@ __all__ = [
     "verify_equivalence",
 ]
 
-_TRAINING = {
-    "DistillationTrainer",
-    "DistillationTrainingArguments",
-    "QATTrainer",
-    "QATTrainingArguments",
-    "scale_modules",
-}
-
 if not TYPE_CHECKING:  # a type checker sees the imports above, and misspelt names as errors
 
     def __getattr__(name: str) -> Any:
         """What trains, once it is asked for: it brings datasets and peft along, which inference does without."""
-        if name in _TRAINING:
+        if name in __all__:  # all others are here already
             return getattr(import_module("spikezip_hf.training"), name)
         if name in {"analysis", "hub", "training"}:
             return import_module(f"spikezip_hf.{name}")
