@@ -17,6 +17,8 @@ METHODS = ("lsq", "mse", "percentile")
 # Scales tried by the "mse" method, as fractions of the one that just covers the largest activation: each 1/32 of the
 # five octaves below it, so that the best is missed by less than 6 %.
 MSE_FRACTIONS = [2 ** (-5 * i / 31) for i in range(32)]
+# As many candidates at once as make a tensor of so many elements: small ones cost what calling torch costs.
+TRIED_AT_ONCE = 2**16
 # The "percentile" method counts in bins of equal ratio, below what just covers the largest activation: a scale is at
 # most 1.1 % wider than the exact percentile, and its histogram takes 8 KiB whatever the data.
 BINS_PER_OCTAVE, OCTAVES = 64, 16
@@ -108,13 +110,17 @@ class ErrorEngine(FloatEngine):
 
     def fire(self, node, current):
         x = super().fire(node, current)
+        wide = x.detach().to(torch.promote_types(x.dtype, torch.float32))
+        candidates = self.candidates[node.name]
+        each = candidates.view(len(candidates), *(1,) * (x.dim() - 1), -1)
         errors = []
-        for scale in self.candidates[node.name]:
-            levels = quantize(x, scale, node.min_level, node.max_level)
+        for scales in each.split(max(1, TRIED_AT_ONCE // max(1, x.numel()))):
+            levels = quantize(wide, scales, node.min_level, node.max_level)
             # Squares of small errors are 0 in float16, and all candidates would look alike.
-            error = (dequantize(levels, scale, x.dtype) - x).detach().to(levels.dtype).square()
-            errors.append(reduce_to_scales(node, error, sum_exactly))
-        self.errors[node.name] = self.errors.get(node.name, 0) + torch.stack(errors)
+            error = (dequantize(levels, scales, x.dtype) - x.detach()).to(levels.dtype).square()
+            of_a_scale = error.flatten(1).unsqueeze(-1) if node.scale.numel() == 1 else error.flatten(1, -2)
+            errors.append(sum_exactly(of_a_scale, 1))
+        self.errors[node.name] = self.errors.get(node.name, 0) + torch.cat(errors)
         return x
 
 
