@@ -85,7 +85,7 @@ def training_arguments(folder: str, seed: int) -> dict:
     """Arguments that both trainings share. `folder` stays empty: nothing is saved on the way."""
     return {
         "output_dir": folder,
-        "per_device_train_batch_size": 32,
+        "per_device_train_batch_size": 64,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "weight_decay": 0.05,
@@ -111,15 +111,15 @@ def train_ann(data: Digits, names: list[str], arguments: dict, epochs: int = 40)
         label2id={name: index for index, name in enumerate(names)},
     )
     ann = ViTForImageClassification(config)
-    args = TrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=1e-3)
+    args = TrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=2e-3)
     Trainer(ann, args, train_dataset=data, data_collator=collate_shaken).train()
     return ann.eval()
 
 
-def train_qann(ann, data: Digits, levels: int, arguments: dict, epochs: int = 15) -> QuantViTForImageClassification:
+def train_qann(ann, data: Digits, levels: int, arguments: dict, epochs: int = 12) -> QuantViTForImageClassification:
     """Its quantized twin, trained with the ViT as teacher."""
     qann = QuantViTForImageClassification.from_ann(ann, quantization_levels=levels)
-    args = QATTrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=3e-4)
+    args = QATTrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=5e-4)
     QATTrainer(qann, args, teacher_model=ann, train_dataset=data, data_collator=collate_shaken).train()
     return qann.eval()
 

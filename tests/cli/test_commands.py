@@ -255,6 +255,7 @@ def test_refused_as_json(here, case):
     assert words in result.stderr
 
 
+@pytest.mark.slow
 def test_a_module_run_as_a_process_refuses_in_one_line(here):
     ended = subprocess.run(
         [*SPIKEZIP, "convert", "bert/ann", "out"], capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}

@@ -24,8 +24,12 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture
 def unbuilt(tmp_path, monkeypatch):
-    """No kernels yet, and an empty cache: the folder. What was built before is there again afterwards."""
+    """No kernels yet, and an empty cache: the folder. What was built before is there again afterwards.
+
+    They are optimized less, and are what they would be else but for their speed: see `test_is_done_once`.
+    """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(building, "FLAGS", QUICK)
     monkeypatch.delenv("SPIKEZIP_KERNELS", raising=False)
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(native, "library", cache(native.library.__wrapped__))
@@ -214,12 +218,6 @@ class TestBuilding:
         assert messages
         assert still_right()
 
-    @needs_compiler
-    def test_a_library_that_is_optimized_less(self, unbuilt, monkeypatch):
-        """As those below, which are not exact for another reason, then."""
-        monkeypatch.setattr(building, "FLAGS", QUICK)
-        assert native.library() is not None
-
     @pytest.mark.parametrize(("used_with", "file", "right", "wrong"), BROKEN)
     def test_what_is_broken_below_is_there(self, used_with, file, right, wrong):
         """On every machine, whatever its processor runs."""
@@ -242,7 +240,6 @@ class TestBuilding:
             pytest.skip("not what this processor runs")
         (source.parent / file).write_text(text.replace(right, wrong))
         monkeypatch.setattr(building, "SOURCE", source)
-        monkeypatch.setattr(building, "FLAGS", QUICK)
         assert native.library() is None
         assert "not exact" in messages[0]
         assert still_right()
@@ -258,7 +255,6 @@ class TestBuilding:
 
     @needs_compiler
     def test_other_source_is_another_file(self, unbuilt, monkeypatch):
-        monkeypatch.setattr(building, "FLAGS", QUICK)
         first = building.build("cc")
         source = copied_source(unbuilt)
         monkeypatch.setattr(building, "SOURCE", source)

@@ -386,6 +386,7 @@ def test_torch_does_not_multiply_bytes_where_it_would_do_so_one_by_one(capabilit
         assert not kernels.multiplies_bytes.__wrapped__()
 
 
+@pytest.mark.slow
 def test_integer_products_with_weights_do_not_saturate_on_a_processor_without_vnni():
     """It multiplies bytes in pairs, whose sums of 16 bits saturate; oneDNN can be told to do as one without."""
     code = (
