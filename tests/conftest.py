@@ -44,6 +44,13 @@ def nothing_deprecated():
         yield
 
 
+def rows(every, default: list[tuple]) -> list:
+    """Rows of crossed parameters: all but the default ones are slow. Each value should be in one that is not."""
+    every = list(every)
+    assert set(default) <= set(every)
+    return [row if row in default else pytest.param(*row, marks=pytest.mark.slow) for row in every]
+
+
 def make_ann(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -> ViTForImageClassification:
     """A random ReLU ViT with activations large enough to use all levels."""
     torch.manual_seed(seed)

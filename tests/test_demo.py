@@ -1,4 +1,4 @@
-"""The main job on real images, whole (80 s), and its trained network under the tests of exactness."""
+"""The main job on real images, whole (a minute and more), and its trained network under the tests of exactness."""
 
 import json
 

@@ -51,16 +51,6 @@ def test_a_program_of_a_step(here, tmp_path):
     assert torch.equal(program(*step.example(4))[0], step(*step.example(4))[0])
 
 
-def test_an_onnx_file_shows_its_progress_and_leaves_stdout_to_json(here, tmp_path):
-    pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    result = run("qann", str(tmp_path / "net.onnx"), "--json")
-    assert json.loads(result.stdout)["checked"]["levels"] > 0
-    assert "exporting" in result.stderr
-    for part in ("making the graph", "writing", "checking"):
-        assert part in result.stderr
-
-
 def test_a_spike_checkpoint_as_quantized_network(here, tmp_path):
     result = run("snn", str(tmp_path / "net.pt2"), "--format", "torch", "--what", "quantized")
     assert result.stdout.startswith("Written: ")
@@ -68,7 +58,7 @@ def test_a_spike_checkpoint_as_quantized_network(here, tmp_path):
     assert (tmp_path / "net.pt2").is_file()
 
 
-def test_onnx_is_checked(here, tmp_path):
+def test_an_onnx_file_is_checked_shows_its_progress_and_leaves_stdout_to_json(here, tmp_path):
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason="needs pip install 'spikezip-hf[export]'")
     result = run("qann", str(tmp_path / "net.onnx"), "--json")
@@ -76,6 +66,9 @@ def test_onnx_is_checked(here, tmp_path):
     assert told["kind"] == "quantized"
     assert told["checked"]["levels"] > 1000
     assert "Checked in onnxruntime: " in describe(told)
+    assert "exporting" in result.stderr
+    for part in ("making the graph", "writing", "checking"):
+        assert part in result.stderr
 
 
 def test_a_spike_graph(here, tmp_path):

@@ -11,7 +11,10 @@ from tests.export.common import clear_samples, make_quantized, make_step
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", ["swin", "mean, norm behind", "events", "bert"])
+@pytest.mark.parametrize(
+    "network",
+    ["mean, norm behind", "bert", *(pytest.param(network, marks=pytest.mark.slow) for network in ("swin", "events"))],
+)
 def test_a_program_takes_any_batch_and_length(network):
     qann = make_quantized(network)
     program = export_program(qann)

@@ -1,4 +1,4 @@
-"""A simulation with nothing clever in it: every step of every sample is computed, in plain torch, one step at a time.
+"""A simulation with nothing clever in it: every step of every sample is computed, in plain torch, a row for each.
 
 What the engine is held to. Products of levels are done in float64, where they are exact, and scaled afterwards.
 """
@@ -116,8 +116,8 @@ def by_references():
 
 
 @torch.no_grad()
-def run_naively(snn, batch: dict, time_steps: int, chunk_steps: int = 1) -> NaiveRun:
-    """Simulate `snn` for all of `time_steps`, without compiled kernels."""
+def run_naively(snn, batch: dict, time_steps: int, chunk_steps: int = 16) -> NaiveRun:
+    """Simulate `snn` for all of `time_steps`, so many at once, without compiled kernels."""
     inputs = snn.prepare(**batch)
     given = inputs if isinstance(inputs, torch.Tensor) else inputs.given
     engine = NaiveEngine(

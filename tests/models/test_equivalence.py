@@ -1,11 +1,13 @@
 """The heart of the suite: the three engines agree, and equilibrium means equality to the bit."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from spikezip_hf import SpikeViTForImageClassification, verify_equivalence
 from spikezip_hf.models.engines import RecordingEngine
-from tests.conftest import make_images, make_qann
+from tests.conftest import make_images, make_qann, rows
 
 SIZES = {
     "tiny": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24},
@@ -23,7 +25,7 @@ def spiking(qann, schedule=None, **fields):
     return snn
 
 
-@pytest.mark.parametrize("seed", [0, 1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("levels", [4, 8, 16, 32])
 @pytest.mark.parametrize("size", SIZES)
 def test_quant_equals_cumulative_at_equilibrium_to_the_bit(size, levels, seed):
@@ -67,10 +69,9 @@ def test_every_schedule_has_the_same_fixed_point(fields, granularity):
 
 
 @pytest.mark.parametrize(
-    ("seed", "levels"),
-    [(0, 32), (1, 8), pytest.param(0, 8, marks=pytest.mark.slow), pytest.param(1, 32, marks=pytest.mark.slow)],
+    ("seed", "levels", "steps"),
+    rows(product([0, 1], [8, 32], [None, 3]), [(0, 32, None), (1, 8, 3)]),
 )
-@pytest.mark.parametrize("steps", [None, 3])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -82,7 +83,7 @@ def test_every_schedule_has_the_same_fixed_point(fields, granularity):
         {"schedule": "coarse_to_fine", "max_spikes_per_step": 3},
     ],
 )
-def test_cumulative_equals_event_spike_for_spike(fields, levels, steps, seed):
+def test_cumulative_equals_event_spike_for_spike(fields, seed, levels, steps):
     """In float64, step by step: the logits of every step, and the spikes of every node up to every one of them."""
     qann = make_qann(seed, torch.float64, levels=levels, granularity="per_channel" if seed else "per_tensor")
     snn = spiking(qann, **fields)

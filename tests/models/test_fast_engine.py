@@ -106,6 +106,20 @@ NETWORKS = [(architecture, "ForImageClassification") for architecture in ("vit",
 ]
 
 
+@pytest.mark.parametrize("architecture", ["vit", "swin", "bert"])
+def test_the_naive_engine_one_step_at_a_time(architecture):
+    """Below it takes 16 at once, by rows that know nothing of one another: the same, and sooner."""
+    snn = make_snn(architecture, weight_bits=8)
+    batch = make_inputs(snn)
+    single, several = run_naively(snn, batch, 80, chunk_steps=1), run_naively(snn, batch, 80)
+    assert bool((single.equilibrium_step > 5).all())
+    assert torch.equal(several.equilibrium_step, single.equilibrium_step)
+    assert torch.equal(several.counts, single.counts)
+    assert torch.equal(several.readout, single.readout)
+    assert list(several.levels) == list(single.levels)
+    assert all(torch.equal(levels, single.levels[name]) for name, levels in several.levels.items())
+
+
 @pytest.mark.parametrize(("dtype", "weight_bits"), KINDS)
 @pytest.mark.parametrize(("architecture", "task"), NETWORKS)
 def test_every_network_fires_as_the_naive_engine_does(architecture, task, dtype, weight_bits):
@@ -424,7 +438,7 @@ class TestNodesAtRest:
         assert chunks[0] == []
         assert len(chunks[-1]) < len(self.behind_products(snn))
 
-    @pytest.mark.parametrize("chunk_steps", [1, 5])
+    @pytest.mark.parametrize("chunk_steps", [pytest.param(1, marks=slow), 5])
     @pytest.mark.parametrize(
         ("change", "where"),
         [

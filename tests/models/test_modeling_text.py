@@ -1,11 +1,22 @@
 """The text twins: exactness, and what users meet."""
 
+from itertools import product
+
 import pytest
 import torch
 
 from spikezip_hf import verify_equivalence
 from spikezip_hf.models.engines import RecordingEngine
-from tests.conftest import ARCHITECTURES, TASKS, make_text_ann, make_text_qann, make_texts, spiking_twin, text_class
+from tests.conftest import (
+    ARCHITECTURES,
+    TASKS,
+    make_text_ann,
+    make_text_qann,
+    make_texts,
+    rows,
+    spiking_twin,
+    text_class,
+)
 
 LENGTHS = [12, 3, 7, 1]
 pytestmark = pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -42,11 +53,20 @@ class TestExactness:
         certificate = verify_equivalence(qann, spiking(qann, **fields), make_texts(qann.config, LENGTHS))
         assert certificate.exact, str(certificate)
 
-    @pytest.mark.parametrize("side", ["left", "right"])
-    @pytest.mark.parametrize("node_placement", ["full", "reference"])
-    @pytest.mark.parametrize("head_act", ["relu", "tanh"])
-    @pytest.mark.parametrize("fields", [{}, {"firing_schedule": "layerwise", "firing_window": 5}])
-    def test_cumulative_equals_event_spike_for_spike(self, architecture, fields, head_act, node_placement, side):
+    @pytest.mark.parametrize(
+        ("schedule", "head_act", "node_placement", "side"),
+        rows(
+            product(["synchronous", "layerwise"], ["relu", "tanh"], ["full", "reference"], ["left", "right"]),
+            [
+                ("synchronous", "relu", "full", "right"),
+                ("layerwise", "tanh", "full", "left"),
+                ("synchronous", "tanh", "reference", "left"),
+                ("layerwise", "relu", "reference", "right"),
+            ],
+        ),
+    )
+    def test_cumulative_equals_event_spike_for_spike(self, architecture, schedule, head_act, node_placement, side):
+        fields = {"firing_schedule": schedule, "firing_window": 5}
         qann = make_text_qann(
             architecture, dtype=torch.float64, head_act=head_act, node_placement=node_placement, levels=8
         )
