@@ -17,7 +17,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(VENV)/installed  ## Digits: train, quantize, convert, verify, save, reload, classify (3 minutes)
+demo: $(VENV)/installed  ## Digits: train, quantize, convert, verify, save, reload, classify (2 minutes)
 	$(BIN)/python -m spikezip_hf.demo
 
 test: $(VENV)/installed  ## Run the tests

@@ -71,8 +71,9 @@ def main() -> None:
         train, test = Digits(digits["train"], processor), Digits(digits["test"], processor)
         # Trainer prints; stdout is for the JSON.
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
-            arguments = training_arguments(folder, seed)
-            ann = train_ann(train, digits["train"].features["label"].names, arguments)
+            arguments = training_arguments(folder, seed, batch_size=32)
+            names = digits["train"].features["label"].names
+            ann = train_ann(train, names, arguments, learning_rate=1e-3)
             with torch.no_grad():
                 anns.append(accuracy(ann(test.pixel_values).logits, test.labels))
             for row in rows:

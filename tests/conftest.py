@@ -1,6 +1,9 @@
 """Fixtures: small random networks, calibrated, and their spiking twins."""
 
+import gc
 import os
+import signal
+from itertools import product
 
 import pytest
 import torch
@@ -33,6 +36,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already, and threa
     torch.set_num_threads(1)
 
 
+def pytest_collection_finish(session):
+    """All that is imported stays: Python need not look through it each time that it collects garbage."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
@@ -44,10 +53,11 @@ def nothing_deprecated():
         yield
 
 
-def rows(every, default: list[tuple]) -> list:
-    """Rows of crossed parameters: all but the default ones are slow. Each value should be in one that is not."""
-    every = list(every)
+def crossed(*values: list, default: list[tuple]) -> list:
+    """Rows of crossed parameters: all but the default ones, which have each value at least once, are slow."""
+    every = list(product(*values))
     assert set(default) <= set(every)
+    assert all(set(column) == set(one) for column, one in zip(zip(*default), values, strict=True))
     return [row if row in default else pytest.param(*row, marks=pytest.mark.slow) for row in every]
 
 
@@ -212,6 +222,11 @@ def make_batch(qann, seed: int = 7) -> dict:
     if qann.main_input_name == "pixel_values":
         return {"pixel_values": make_images(qann.config, 6, qann.dtype, seed)}
     return make_texts(qann.config, [12, 7, 9, 3, 12, 5], seed)
+
+
+def heed_sigint() -> None:
+    """For `preexec_fn`: where the suite runs in the background, a shell has had it ignore the signal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class TieEngine(QuantEngine):

@@ -81,11 +81,11 @@ def collate_shaken(examples: list[dict]) -> dict[str, torch.Tensor]:
     return batch
 
 
-def training_arguments(folder: str, seed: int) -> dict:
+def training_arguments(folder: str, seed: int, batch_size: int = 64) -> dict:
     """Arguments that both trainings share. `folder` stays empty: nothing is saved on the way."""
     return {
         "output_dir": folder,
-        "per_device_train_batch_size": 64,
+        "per_device_train_batch_size": batch_size,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "weight_decay": 0.05,
@@ -97,7 +97,9 @@ def training_arguments(folder: str, seed: int) -> dict:
     }
 
 
-def train_ann(data: Digits, names: list[str], arguments: dict, epochs: int = 40) -> ViTForImageClassification:
+def train_ann(
+    data: Digits, names: list[str], arguments: dict, epochs: int = 40, learning_rate: float = 2e-3
+) -> ViTForImageClassification:
     """A small ViT with ReLU, trained from scratch."""
     config = ViTConfig(
         image_size=8,
@@ -111,7 +113,7 @@ def train_ann(data: Digits, names: list[str], arguments: dict, epochs: int = 40)
         label2id={name: index for index, name in enumerate(names)},
     )
     ann = ViTForImageClassification(config)
-    args = TrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=2e-3)
+    args = TrainingArguments(**arguments, num_train_epochs=epochs, learning_rate=learning_rate)
     Trainer(ann, args, train_dataset=data, data_collator=collate_shaken).train()
     return ann.eval()
 

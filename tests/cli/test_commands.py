@@ -31,7 +31,7 @@ from spikezip_hf.cli.app import app
 from spikezip_hf.hub import network_digest
 from spikezip_hf.hub.cards import NOTICE
 from spikezip_hf.models import checkpoint_files, checkpoints
-from tests.conftest import make_ann, make_qann, make_text_ann, make_text_qann, spiking_twin
+from tests.conftest import heed_sigint, make_ann, make_qann, make_text_ann, make_text_qann, spiking_twin
 from tests.test_auto_text import WORDS, make_tokenizer
 
 COMMANDS = (
@@ -631,8 +631,7 @@ def test_sigint_to_a_process(work):
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        # Where the suite runs in the background, a shell has had it ignore the signal.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=heed_sigint,
     )
     end = time.monotonic() + 60
     while len(parts(work)) < 6 and process.poll() is None and time.monotonic() < end:

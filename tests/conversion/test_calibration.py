@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from spikezip_hf import QuantViTForImageClassification
+from spikezip_hf.conversion import calibration
 from spikezip_hf.conversion.calibration import (
     BINS,
     BINS_PER_OCTAVE,
@@ -92,6 +93,28 @@ def test_mse_gives_less_error_than_its_neighbours(qann, batches):
 
         # Candidates are 12 % apart: further off than that it can only be worse.
         assert error(1.0) <= min(error(0.8), error(1.25))
+
+
+@pytest.mark.parametrize("at_once", [1, 2000, calibration.TRIED_AT_ONCE])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("granularity", ["per_tensor", "per_channel"])
+@torch.no_grad()
+def test_candidates_are_tried_one_by_one_or_several_at_once(granularity, dtype, at_once, monkeypatch):
+    monkeypatch.setattr(calibration, "TRIED_AT_ONCE", at_once)
+    qann = QuantViTForImageClassification.from_ann(make_ann(), quantization_levels=8, scale_granularity=granularity)
+    generator = torch.Generator().manual_seed(0)
+    for node in qann.nodes:
+        scales, features = node.scale.numel(), node.scale.numel() if node.scale.numel() > 1 else 6
+        x = (2 * torch.randn(2, 3, features, generator=generator)).to(dtype)
+        candidates = torch.rand(32, scales, generator=generator, dtype=torch.float64) + 0.01
+        engine = ErrorEngine({node.name: candidates})
+        engine.fire(node, x)
+        x, least, most = x if node.signed else x.relu(), node.min_level, node.max_level
+        for scale, found in zip(candidates, engine.errors[node.name], strict=True):
+            error = (dequantize(quantize(x, scale, least, most), scale, dtype) - x).float()
+            expected = error.square().flatten(0, -2).sum(0)
+            # In float32, and in float64 here and there.
+            torch.testing.assert_close(found.float(), expected if scales > 1 else expected.sum()[None])
 
 
 def exact_percentile(node, x, percentile):

@@ -17,8 +17,9 @@ onnx = pytest.importorskip("onnx", reason="needs onnx: pip install 'spikezip-hf[
 onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime: pip install 'spikezip-hf[export]'")
 pytest.importorskip("onnxscript", reason="needs onnxscript: pip install 'spikezip-hf[export]'")
 
-# A file takes some seconds to make: all that is different is in one of three, the slow one with it.
+# A file takes some seconds to make: all that is different is in one of three; Swin's is slow.
 DEIT = "distilled, positions of patches"
+QUANTIZED = [DEIT, pytest.param("swin", marks=pytest.mark.slow)]
 WEIGHT_BITS = {"swin": 8, DEIT: 8}
 NEURONS = {"roberta": {"firing_schedule": "layerwise", "firing_window": 2, "max_spikes_per_step": 2}}
 
@@ -47,7 +48,7 @@ def sample(model, batch: int, length: int):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("network", [pytest.param("swin", marks=pytest.mark.slow), DEIT])
+@pytest.mark.parametrize("network", QUANTIZED)
 def test_the_quantized_network(written, network):
     qann, file, told = written(network, "quantized")
     run = onnx_files.Session(onnxruntime, file)
@@ -111,8 +112,9 @@ def test_the_file_says_what_it_is(written):
     assert b".py" not in file.read_bytes()  # nothing of where code was found
 
 
-def test_levels_are_made_by_floor(written):
-    qann, file, _ = written(DEIT, "quantized")
+@pytest.mark.parametrize("network", QUANTIZED)
+def test_levels_are_made_by_floor(written, network):
+    qann, file, _ = written(network, "quantized")
     model = onnx.load(file)
     kinds = [node.op_type for node in model.graph.node]
     assert "Round" not in kinds

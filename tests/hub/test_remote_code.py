@@ -108,7 +108,7 @@ def check(found: str, expected: dict) -> None:
 
 
 def test_from_a_folder(site, tmp_path):
-    """One of each architecture; all of them, over HTTP, are slow."""
+    """One of each architecture, a Spike model last; all of them, over HTTP, are slow."""
     expected, paths = {}, []
     for name, model in models("quant_vit", "spike_swin", "quant_bert", "spike_roberta_tokens"):
         model.save_pretrained(tmp_path / name)

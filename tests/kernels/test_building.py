@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
-from spikezip_hf.kernels import building, native
+from spikezip_hf.kernels import building, native, wanted
 from spikezip_hf.models import kernels
 from tests.models.test_fast_engine import make_inputs, make_snn
 
@@ -26,7 +26,7 @@ needs_compiler = pytest.mark.skipif(
 def unbuilt(tmp_path, monkeypatch):
     """No kernels yet, and an empty cache: the folder. What was built before is there again afterwards.
 
-    They are optimized less, and are what they would be else but for their speed: see `test_is_done_once`.
+    Optimized less, they do the same, more slowly.
     """
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(building, "FLAGS", QUICK)
@@ -161,6 +161,11 @@ def broken():
 
 
 class TestBuilding:
+    @needs_compiler
+    def test_as_users_have_them(self):
+        """Without them most tests of kernels would be skipped."""
+        assert (built is not None) == wanted()
+
     def test_reference_can_be_chosen(self, unbuilt, monkeypatch):
         monkeypatch.setenv("SPIKEZIP_KERNELS", "reference")
         assert native.library() is None

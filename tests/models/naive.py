@@ -117,7 +117,7 @@ def by_references():
 
 @torch.no_grad()
 def run_naively(snn, batch: dict, time_steps: int, chunk_steps: int = 16) -> NaiveRun:
-    """Simulate `snn` for all of `time_steps`, so many at once, without compiled kernels."""
+    """Simulate `snn` for all of `time_steps`, `chunk_steps` at once, without compiled kernels."""
     inputs = snn.prepare(**batch)
     given = inputs if isinstance(inputs, torch.Tensor) else inputs.given
     engine = NaiveEngine(

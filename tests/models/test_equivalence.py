@@ -1,13 +1,11 @@
 """The heart of the suite: the three engines agree, and equilibrium means equality to the bit."""
 
-from itertools import product
-
 import pytest
 import torch
 
 from spikezip_hf import SpikeViTForImageClassification, verify_equivalence
 from spikezip_hf.models.engines import RecordingEngine
-from tests.conftest import make_images, make_qann, rows
+from tests.conftest import crossed, make_images, make_qann
 
 SIZES = {
     "tiny": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24},
@@ -70,7 +68,7 @@ def test_every_schedule_has_the_same_fixed_point(fields, granularity):
 
 @pytest.mark.parametrize(
     ("seed", "levels", "steps"),
-    rows(product([0, 1], [8, 32], [None, 3]), [(0, 32, None), (1, 8, 3)]),
+    crossed([0, 1], [8, 32], [None, 3], default=[(0, 32, None), (1, 8, 3)]),
 )
 @pytest.mark.parametrize(
     "fields",

@@ -1,7 +1,5 @@
 """The text twins: exactness, and what users meet."""
 
-from itertools import product
-
 import pytest
 import torch
 
@@ -10,10 +8,10 @@ from spikezip_hf.models.engines import RecordingEngine
 from tests.conftest import (
     ARCHITECTURES,
     TASKS,
+    crossed,
     make_text_ann,
     make_text_qann,
     make_texts,
-    rows,
     spiking_twin,
     text_class,
 )
@@ -55,9 +53,12 @@ class TestExactness:
 
     @pytest.mark.parametrize(
         ("schedule", "head_act", "node_placement", "side"),
-        rows(
-            product(["synchronous", "layerwise"], ["relu", "tanh"], ["full", "reference"], ["left", "right"]),
-            [
+        crossed(
+            ["synchronous", "layerwise"],
+            ["relu", "tanh"],
+            ["full", "reference"],
+            ["left", "right"],
+            default=[
                 ("synchronous", "relu", "full", "right"),
                 ("layerwise", "tanh", "full", "left"),
                 ("synchronous", "tanh", "reference", "left"),

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from spikezip_hf.training.resuming import check_whole, newest_whole
+from tests.conftest import heed_sigint
 from tests.recipes.test_stages import TEXT_RECIPE, make_texts, record, same, weights
 
 FLAGS = ["--stage", "finetune", "--save_strategy", "steps", "--save_steps", "1", "--train_sampling_strategy", "random"]
@@ -20,7 +21,14 @@ def test_once_and_again(tmp_path):
     make_texts(tmp_path / "texts")
     (tmp_path / "recipe.yaml").write_text(TEXT_RECIPE)
     folder = tmp_path / "out" / "ann"
-    process = subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    process = subprocess.Popen(
+        COMMAND,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=heed_sigint,
+    )
     deadline = time.monotonic() + 120
     while newest_whole(folder) is None:
         assert process.poll() is None, process.stderr.read()

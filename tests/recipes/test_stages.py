@@ -3,6 +3,8 @@
 import json
 import random
 import runpy
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -188,6 +190,17 @@ def test_texts_from_scratch_to_spikes_by_the_scripts(text_life):
     printed = (text_life / "printed.txt").read_text()
     assert "| SNN | equilibrium |" in printed
     assert f"accuracy on all 32 samples: ANN {whole['ANN']:.2%}, QANN {whole['QANN']:.2%}" in printed
+
+
+@pytest.mark.slow
+def test_a_script_alone(text_life, tmp_path):
+    """In a process of its own, in which nothing was imported or set before."""
+    arguments = ["recipe.yaml", "--output_dir", str(tmp_path / "snn"), "--results", str(tmp_path / "results.json")]
+    ended = subprocess.run(
+        [sys.executable, TRAINING / SCRIPTS["convert"], *arguments], capture_output=True, text=True, cwd=text_life
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert same(weights(tmp_path / "snn"), weights(text_life / "out" / "snn"))
 
 
 def test_record_of_a_training_says_how_it_was_done(text_life):

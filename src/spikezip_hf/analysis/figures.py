@@ -34,7 +34,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write `name`.png and `name`.svg; the same figure gives the same files."""
+    """Write `name`.png and `name`.svg; the same figure gives the same files. Its layout is then final."""
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg")]
     settings = {"svg.hashsalt": name, "svg.fonttype": "none"}  # letters stay letters: any script, and to be searched
     with matplotlib.rc_context(settings), warnings.catch_warnings():

@@ -118,8 +118,7 @@ class ErrorEngine(FloatEngine):
             levels = quantize(wide, scales, node.min_level, node.max_level)
             # Squares of small errors are 0 in float16, and all candidates would look alike.
             error = (dequantize(levels, scales, x.dtype) - x.detach()).to(levels.dtype).square()
-            of_a_scale = error.flatten(1).unsqueeze(-1) if node.scale.numel() == 1 else error.flatten(1, -2)
-            errors.append(sum_exactly(of_a_scale, 1))
+            errors.append(sum_exactly(error.reshape(len(scales), -1, node.scale.numel()), 1))
         self.errors[node.name] = self.errors.get(node.name, 0) + torch.cat(errors)
         return x
 
