@@ -23,7 +23,7 @@ demo: $(VENV)/installed  ## Digits: train, quantize, convert, verify, save, relo
 test: $(VENV)/installed  ## Run the tests
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-slow: $(VENV)/installed  ## Run the tests that take minutes, which `make test` leaves out
+test-slow: $(VENV)/installed  ## Run the tests that `make test` leaves out
 	$(BIN)/python -m pytest -m slow
 
 coverage: $(VENV)/installed  ## Run the tests and print which lines and branches of src they leave out
