@@ -113,7 +113,7 @@ def test_candidates_are_tried_one_by_one_or_several_at_once(granularity, dtype, 
         for scale, found in zip(candidates, engine.errors[node.name], strict=True):
             error = (dequantize(quantize(x, scale, least, most), scale, dtype) - x).float()
             expected = error.square().flatten(0, -2).sum(0)
-            # In float32, and in float64 here and there.
+            # Sums in float32 here, in float64 there.
             torch.testing.assert_close(found.float(), expected if scales > 1 else expected.sum()[None])
 
 
