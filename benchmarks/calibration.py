@@ -47,6 +47,7 @@ def main() -> None:
         train, test = Digits(digits["train"], processor), Digits(digits["test"], processor)
         # Trainer prints; stdout is for the JSON.
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(sys.stderr):
+            # As when results were written down; the demo has trained in larger batches since.
             names = digits["train"].features["label"].names
             ann = train_ann(train, names, training_arguments(folder, seed, batch_size=32), learning_rate=1e-3)
         with torch.no_grad():

@@ -6,7 +6,7 @@ import warnings
 import pytest
 from transformers.utils import logging as transformers_logging
 
-from .deprecations import LIBRARIES, no_deprecations
+from .deprecations import LIBRARIES, deprecations, no_deprecations
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -34,6 +34,7 @@ def test_said_before_the_test():
 def test_other_warnings_are_none():
     with no_deprecations():
         logging.getLogger("transformers").warning("Some weights are new: train them.")
+        assert deprecations.said == []
 
 
 @pytest.mark.parametrize("category", [FutureWarning, DeprecationWarning, PendingDeprecationWarning])
