@@ -32,16 +32,26 @@ from spikezip_hf.models.kernels import float_linear
 logging.disable_progress_bar()
 
 
-def vit_s_16():
-    config = ViTConfig(
-        hidden_size=384, num_attention_heads=6, intermediate_size=1536, hidden_act="relu", num_labels=1000
+def vit(width: int, layers: int = 12):
+    """An ordinary ViT with patches of 16, random weights; heads are 64 wide."""
+    return ViTForImageClassification(ViTConfig(**sizes(width, layers), hidden_act="relu", num_labels=1000))
+
+
+def roberta(width: int, layers: int = 12):
+    """An ordinary RoBERTa, random weights, with few tokens, as a table of them costs nothing but memory."""
+    config = RobertaConfig(
+        **sizes(width, layers), hidden_act="relu", vocab_size=5000, hidden_dropout_prob=0.0, num_labels=2
     )
-    return ViTForImageClassification(config)
-
-
-def roberta_base():
-    config = RobertaConfig(hidden_act="relu", vocab_size=5000, hidden_dropout_prob=0.0, num_labels=2)
     return RobertaForSequenceClassification(config)
+
+
+def sizes(width: int, layers: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": width // 64,
+        "intermediate_size": 4 * width,
+    }
 
 
 def images(batch: int) -> dict[str, torch.Tensor]:
@@ -52,26 +62,31 @@ def texts(batch: int) -> dict[str, torch.Tensor]:
     return {"input_ids": torch.randint(4, 5000, (batch, 64)), "attention_mask": torch.ones(batch, 64).long()}
 
 
+VIT = vit, QuantViTForImageClassification, SpikeViTForImageClassification, images
+ROBERTA = roberta, QuantRobertaForSequenceClassification, SpikeRobertaForSequenceClassification, texts
 NETWORKS = {
-    "vit_s_16": (vit_s_16, QuantViTForImageClassification, SpikeViTForImageClassification, images),
-    "roberta_base": (
-        roberta_base,
-        QuantRobertaForSequenceClassification,
-        SpikeRobertaForSequenceClassification,
-        texts,
-    ),
+    "vit_s_16": (*VIT, 384, 12),
+    "vit_b_16": (*VIT, 768, 12),
+    "vit_l_16": (*VIT, 1024, 24),
+    "roberta_base": (*ROBERTA, 768, 12),
+    "roberta_large": (*ROBERTA, 1024, 24),
 }
 
 
-def make(network: str, levels: int, weight_bits: int | None, batch: int):
+def make(network: str, levels: int, weight_bits: int | None, batch: int, device: str = "cpu"):
     """Both twins, and inputs."""
-    make_ann, quant_class, spike_class, make_inputs = NETWORKS[network]
+    make_ann, quant_class, spike_class, make_inputs, width, layers = NETWORKS[network]
     torch.manual_seed(0)
+    ann = make_ann(width, layers).to(device)
     qann = quant_class.from_ann(
-        make_ann(), quantization_levels=levels, weight_bits=weight_bits, scale_granularity="per_tensor"
+        ann, quantization_levels=levels, weight_bits=weight_bits, scale_granularity="per_tensor"
     )
-    qann.calibrate([make_inputs(4)])
-    return qann.eval(), spike_class.from_quantized(qann), make_inputs(batch)
+    qann.calibrate([on(device, make_inputs(4))])
+    return qann.eval(), spike_class.from_quantized(qann), on(device, make_inputs(batch))
+
+
+def on(device: str, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x.to(device) for name, x in inputs.items()}
 
 
 def peers_of(qann, spikingjelly: bool, reference: str | None) -> list:
