@@ -1,8 +1,10 @@
 """Fixtures: small random networks, calibrated, and their spiking twins."""
 
+import copy
 import gc
 import os
 import signal
+from functools import wraps
 from itertools import product
 
 import pytest
@@ -61,6 +63,28 @@ def crossed(*values: list, default: list[tuple]) -> list:
     return [row if row in default else pytest.param(*row, marks=pytest.mark.slow) for row in every]
 
 
+def made_once(make):
+    """`make`, of networks that its arguments alone tell, run once for each: after that a copy of what it made.
+
+    The generator is left as `make` leaves it.
+    """
+    kept = {}
+
+    @wraps(make)
+    def inner(*args, **fields):
+        key = repr((args, sorted(fields.items()), torch.get_default_dtype(), torch.is_inference_mode_enabled()))
+        assert " at 0x" not in key, "Arguments have to say what they are."
+        if key not in kept:
+            made = make(*args, **fields)
+            kept[key] = copy.deepcopy(made), torch.get_rng_state()
+            return made
+        made, generator = kept[key]
+        torch.set_rng_state(generator)
+        return copy.deepcopy(made)
+
+    return inner
+
+
 def make_ann(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -> ViTForImageClassification:
     """A random ReLU ViT with activations large enough to use all levels."""
     torch.manual_seed(seed)
@@ -82,6 +106,7 @@ def make_ann(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -> ViT
     return ann.to(dtype).eval()
 
 
+@made_once
 def make_qann(seed: int = 0, dtype: torch.dtype = torch.float32, levels: int = 16, granularity="per_tensor", **fields):
     """Its quantized twin, calibrated on noise."""
     ann = make_ann(seed, dtype, **fields)
@@ -113,6 +138,7 @@ def make_swin_ann(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -
     return ann.to(dtype).eval()
 
 
+@made_once
 def make_swin_qann(seed: int = 0, dtype: torch.dtype = torch.float32, levels: int = 16, ann_fields=None, **fields):
     """Its quantized twin, calibrated on noise."""
     ann = make_swin_ann(seed, dtype, **(ann_fields or {}))
@@ -177,6 +203,7 @@ def make_text_ann(
     return ann.to(dtype).eval()
 
 
+@made_once
 def make_text_qann(
     architecture: str,
     task: str = "ForSequenceClassification",

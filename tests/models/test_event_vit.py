@@ -13,7 +13,7 @@ from spikezip_hf.models.configuration_event_vit import EventViTConfig
 from spikezip_hf.models.image_processing_events import EventImageProcessor
 from spikezip_hf.models.modeling_event_vit import EventViTForImageClassification
 from spikezip_hf.models.operators import Conv2d, PatchLinear
-from tests.conftest import make_ann
+from tests.conftest import made_once, make_ann
 
 REDUCTION = "vit.embeddings.patch_embeddings.reduction"
 PROCESSOR = EventImageProcessor({"height": 12, "width": 12}, {"height": 9, "width": 9}, frames=6)
@@ -49,6 +49,7 @@ def frames_of(count=4, dtype=torch.float32, **changes):
     )
 
 
+@made_once
 def make_event_qann(dtype=torch.float32, **fields):
     qann = QuantViTForImageClassification.from_ann(make_event_ann(dtype), quantization_levels=16, **fields)
     return qann.calibrate([{"pixel_values": frames_of(16, dtype)}]).eval()

@@ -14,6 +14,7 @@ from spikezip_hf.models.modeling_quantization import SpikePreTrainedModel
 from spikezip_hf.models.operators import Linear
 from tests.conftest import (
     ARCHITECTURES,
+    made_once,
     make_ann,
     make_images,
     make_swin_ann,
@@ -28,6 +29,7 @@ TINY = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
 LENGTHS = [7, 4, 7, 2]
 
 
+@made_once
 def make_snn(
     architecture="vit",
     task="ForSequenceClassification",

@@ -11,6 +11,7 @@ from spikezip_hf import QuantViTForImageClassification, verify_equivalence
 from spikezip_hf.models.layers import DropPath
 from tests.conftest import (
     ARCHITECTURES,
+    made_once,
     make_ann,
     make_batch,
     make_text_ann,
@@ -31,6 +32,7 @@ def make_uncalibrated(architecture, dtype=torch.float32, ann_fields=None, **fiel
     return quant_class.from_ann(ann, quantization_levels=16, **fields)
 
 
+@made_once
 def make_network(architecture, dtype=torch.float32, **fields):
     qann = make_uncalibrated(architecture, dtype, **fields)
     return qann.calibrate([make_batch(qann, seed=1)])

@@ -19,7 +19,7 @@ from spikezip_hf.conversion.schedules import depths
 from spikezip_hf.hub.results import network_digest
 from spikezip_hf.models.operators import MeanPool
 from spikezip_hf.models.rows import Rows
-from tests.conftest import make_ann, make_images, make_qann
+from tests.conftest import made_once, make_ann, make_images, make_qann
 
 VARIANTS = {
     "class token": {},
@@ -35,6 +35,7 @@ VARIANTS = {
 }
 
 
+@made_once
 def make_variant(name: str, dtype=torch.float32, levels: int = 16, **fields):
     """A random calibrated network of that kind, 2 layers, 32 wide."""
     torch.manual_seed(0)

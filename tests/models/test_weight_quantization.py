@@ -20,6 +20,7 @@ from spikezip_hf.models.operators import Conv2d, Linear, name_operators
 from spikezip_hf.models.quantization import MIN_SCALE, WeightQuantizer
 from tests.conftest import (
     ARCHITECTURES,
+    made_once,
     make_ann,
     make_batch,
     make_swin_ann,
@@ -93,6 +94,7 @@ def make_uncalibrated(architecture, dtype=torch.float32, bare=False, weight_bits
     return quant_class.from_ann(ann, quantization_levels=16, weight_bits=weight_bits, **fields).eval()
 
 
+@made_once
 def make_network(architecture, dtype=torch.float32, bare=False):
     qann = make_uncalibrated(architecture, dtype, bare)
     return qann.calibrate([make_batch(qann, seed=1)])
