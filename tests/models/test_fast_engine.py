@@ -301,6 +301,26 @@ def test_groups_are_for_a_cpu_and_of_about_one_size():
     assert simulation.default_chunk(8, 32, 2**28, gpu) == (8, 1)
 
 
+def test_chunks_of_a_run_that_may_end_early_are_not_too_long(monkeypatch):
+    assert simulation.default_chunk(1, 512, 2**20, torch.device("cpu"), "equilibrium") == (1, 16)
+    for device in ("cpu", "cuda"):
+        rows = simulation.CHUNK_BYTES[device] // 1000
+        assert simulation.default_chunk(2, 512, 1000, torch.device(device), "never") == (2, rows // 2)
+        for stop in ("equilibrium", "confidence"):
+            assert simulation.default_chunk(2, 512, 1000, torch.device(device), stop) == (2, simulation.LONGEST_CHUNK)
+
+    chunks = []
+    advance = engines.SpikingEngine.advance
+    monkeypatch.setattr(engines.SpikingEngine, "advance", lambda self, *args: chunks.append(args[0]) or advance(self, *args))
+    snn = make_snn()
+    batch = make_inputs(snn)
+    T_eq = int(snn(**batch, time_steps=300, stop="equilibrium").equilibrium_step.max())
+    assert chunks == [64] * -(-T_eq // 64) + [1]
+    chunks.clear()
+    snn(**batch, time_steps=300, stop="never")
+    assert chunks == [299, 1]
+
+
 @pytest.mark.parametrize("stop", ["never", "equilibrium"])
 def test_a_run_shorter_than_the_way_to_equilibrium(stop):
     snn = make_snn(weight_bits=8, levels=32)

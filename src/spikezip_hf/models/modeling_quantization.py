@@ -526,7 +526,8 @@ class SpikePreTrainedModel(TwinPreTrainedModel):
         )
         group_size = None  # all samples
         if chunk_steps is None:
-            group_size, chunk_steps = default_chunk(inputs.shape[0], time_steps, self.row_bytes(inputs), inputs.device)
+            row_bytes = self.row_bytes(inputs)
+            group_size, chunk_steps = default_chunk(inputs.shape[0], time_steps, row_bytes, inputs.device, stop)
         with parameters_remembered():
             run = simulate(
                 lambda engine: network(engine, *flags),

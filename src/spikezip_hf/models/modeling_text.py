@@ -279,8 +279,8 @@ class SpikeTextClassifier(SpikeTextPreTrainedModel, TextClassifierNetwork):
                 "confidence" to be done with a sample as soon as its largest logit leads the next by
                 `confidence_threshold`, whatever the quantized network would say in the end. The config's by default.
             chunk_steps: steps computed at once (1 = streaming), for memory and speed; by default as many as fit a
-                tensor of 16 MiB on a CPU, 256 MiB on a GPU, on a CPU of fewer samples at once if need be. Spikes
-                depend on it at ties alone, if at all.
+                tensor of 16 MiB on a CPU, 256 MiB on a GPU, on a CPU of fewer samples at once if need be, and at most
+                64 where the run may end early. Spikes depend on it at ties alone, if at all.
             output_hidden_states, output_attentions: return those of the last step.
 
         Raises:

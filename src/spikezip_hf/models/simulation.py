@@ -22,9 +22,13 @@ from .rows import unwrap
 CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
 # The first step of a chunk is computed whole, the others by what changed since the one before: chunks should be long.
 SHORTEST_CHUNK = 16
+# A run that ends at equilibrium does its last chunk whole, however early in it that comes: chunks should not be too long.
+LONGEST_CHUNK = 64
 
 
-def default_chunk(batch_size: int, time_steps: int, row_bytes: int, device: torch.device) -> tuple[int, int]:
+def default_chunk(
+    batch_size: int, time_steps: int, row_bytes: int, device: torch.device, stop: str = "never"
+) -> tuple[int, int]:
     """Samples and steps to put into one pass so that no tensor of it is larger than CHUNK_BYTES, if one row is not.
 
     On a CPU a batch goes in groups of about one size where chunks would else be shorter than SHORTEST_CHUNK; on a
@@ -33,14 +37,16 @@ def default_chunk(batch_size: int, time_steps: int, row_bytes: int, device: torc
     Args:
         time_steps: T; the last step is a pass by itself.
         row_bytes: bytes of the largest tensor for one step of one sample.
+        stop: when the run ends, see `simulate`.
     """
     rows = max(1, CHUNK_BYTES.get(device.type, CHUNK_BYTES["cuda"]) // row_bytes)
+    most = rows if stop == "never" else LONGEST_CHUNK
     wanted = min(SHORTEST_CHUNK, max(1, time_steps - 1))
     if device.type != "cpu" or rows == 1 or wanted == 1:  # groups would not make chunks longer
-        return batch_size, max(1, rows // batch_size)
+        return batch_size, max(1, min(most, rows // batch_size))
     groups = math.ceil(batch_size / max(1, rows // wanted))
     samples = math.ceil(batch_size / groups)
-    return samples, max(1, rows // samples)
+    return samples, max(1, min(most, rows // samples))
 
 
 @dataclass
