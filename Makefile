@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-slow coverage compatibility mutate judge quality style encoder clean
+.PHONY: help demo test test-slow coverage compatibility mutate judge emulated quality style encoder clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -38,6 +38,9 @@ mutate: $(VENV)/installed  ## Break the source in a thousand places and see that
 judge: $(VENV)/installed  ## Run transformers' own tests of models over ours, and SpikingJelly beside ours (5 minutes)
 	$(BIN)/python judge/prepare.py
 	cd judge && HF_HUB_OFFLINE=1 ../$(BIN)/python -m pytest -n auto -q
+
+emulated: $(VENV)/installed  ## Test the kernels for AVX-512 and AMX on any processor with AVX2: SIMDE=FOLDER, see CONTRIBUTING
+	SIMDE=$(SIMDE) $(BIN)/python -m pytest -n auto --dist loadfile -p tests.kernels.emulated tests/kernels
 
 quality: $(VENV)/installed  ## Check lint, format and types
 	$(BIN)/ruff check .

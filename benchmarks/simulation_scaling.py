@@ -3,7 +3,8 @@
     python benchmarks/simulation_scaling.py
 
 All T steps are simulated (stop="never"). Memory is how far the process grew over what it took before, at its largest.
-Prints JSON.
+And how long the chunks of a run should be that ends at equilibrium: of a small ViT, in turns in one process
+(`--chunks` for these alone). Prints JSON.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import sys
 import time
 
 import torch
-from simulation import make
+from simulation import make, medians
 
 
 def peak() -> int:
@@ -37,9 +38,24 @@ def one(steps: int, chunk: int | None, weight_bits: int | None, batch: int) -> d
     return {"seconds": round(statistics.median(seconds), 3), "MiB more": round((peak() - before) / 2**20, 1)}
 
 
+@torch.no_grad()
+def chunks(dtype: torch.dtype, batch: int, stop: str, steps: int = 512) -> dict:
+    """Milliseconds of a run, by the length of its chunks."""
+    _, snn, inputs = make("vit_4_layers", 32, None, batch)
+    snn, inputs = snn.to(dtype), {name: x.to(dtype) for name, x in inputs.items()}
+    runs = {
+        str(chunk): lambda chunk=chunk: snn(**inputs, time_steps=steps, stop=stop, chunk_steps=chunk)
+        for chunk in (steps - 1, 128, 64, 32)
+    }
+    seconds = medians(runs, 5)
+    T_eq = int(runs["64"]().equilibrium_step.max())
+    return {"T_eq": T_eq, "milliseconds": {chunk: round(1000 * value, 1) for chunk, value in seconds.items()}}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--chunks", action="store_true", help="The chunks of a run that ends at equilibrium alone.")
     args = parser.parse_args()
     if args.one:
         steps, chunk, bits, batch = (None if value == "None" else int(value) for value in args.one)
@@ -51,11 +67,20 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return json.loads(done.stdout.splitlines()[-1])
 
+    chunks_of = {
+        f"{dtype}, batch {batch}, {stop}".removeprefix("torch."): chunks(dtype, batch, stop)
+        for dtype, batch in ((torch.float32, 1), (torch.float32, 8), (torch.float64, 1))
+        for stop in ("equilibrium", "never")
+    }
+    if args.chunks:
+        print(json.dumps(chunks_of, indent=2))
+        return
     lengths = (16, 32, 64, 128, 256, 512)
     answer = {
         "T (float32, batch 1, chunk chosen)": {steps: run(steps, None, None, 1) for steps in lengths},
         "T (8 bits, batch 1, chunk chosen)": {steps: run(steps, None, 8, 1) for steps in lengths},
         "chunk (8 bits, batch 1, T = 64)": {str(chunk): run(64, chunk, 8, 1) for chunk in (1, 8, 63, None)},
+        "chunks (ViT of 4 layers, 64 wide, 32 levels, T = 512)": chunks_of,
         "batch (8 bits, T = 32, chunk chosen)": {batch: run(32, None, 8, batch) for batch in (1, 4)},
     }
     print(json.dumps(answer, indent=2))

@@ -3,14 +3,15 @@
     python benchmarks/throughput.py --output outputs/throughput.json                  # all networks, T = 64
     python benchmarks/throughput.py --networks vit_s_16 --types float32 "8 bits" --batches 1 8 64 --seconds 240
 
-Each row is one network, type and batch: the QANN's forward pass, all T steps, and to proven equilibrium. Against them
-stands the *dense limit*, T forward passes of the QANN with as many samples at once as a pass of the simulation has
-rows: what T steps take if each is computed whole and neurons cost nothing. On a GPU, where every step is computed, it
-cannot be passed. With a kernel for neurons on a GPU, all T steps are run without it, too.
+Each row is one network, type and batch: the QANN's forward pass, all T steps, and to proven equilibrium. Against
+them stands the *dense limit*, T forward passes of the QANN, with as many samples at once as a pass of all T steps
+has rows. A CPU computes only what is new in a step, and goes beyond it; a GPU computes every step, and does so at
+most by ending early, or by faster neurons than the QANN's. With a kernel for neurons on a GPU, all T steps are run
+without it, too.
 
 A row says how far the logits are off the QANN's (0.0 is the same bits) and how many samples were proven at
-equilibrium. "8 bits" are quantized weights in float32. Weights are random. Rows are made with small batches first,
-and each is kept when it is there, whatever ends the script. Prints JSON.
+equilibrium. "8 bits" are quantized weights in float32. Weights are random; texts have 64 tokens. Rows are made with
+small batches first, and each is kept when it is there, whatever ends the script. Prints JSON.
 """
 
 import argparse
@@ -52,11 +53,11 @@ def waited(run: Callable[[], object], device: str) -> Callable[[], object]:
     return inner
 
 
-def peak(device: str) -> int:
-    """Largest memory so far, in bytes: of a GPU's tensors, of this process on a CPU."""
+def memory(device: str) -> tuple[str, int]:
+    """The most that there was, in bytes, and of what: of the last run on a GPU, of the process so far on a CPU."""
     if device == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return "MiB at most, both networks and the simulation", torch.cuda.max_memory_allocated()
+    return "MiB of the process so far", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @torch.no_grad()
@@ -64,8 +65,8 @@ def row(qann, snn, inputs: dict[str, torch.Tensor], steps: int, repeats: int, de
     """One setting."""
     main = inputs[snn.main_input_name]
     batch = len(main)
-    samples, chunk = default_chunk(batch, steps, snn.row_bytes(main), main.device)
-    rows = samples * min(chunk, steps - 1)
+    samples, chunk = default_chunk(batch, steps, snn.row_bytes(main), main.device, "never")
+    rows = samples * min(chunk, max(1, steps - 1))
     many = {name: x[torch.arange(rows, device=device) % batch] for name, x in inputs.items()}
 
     def simulated(stop: str):
@@ -84,10 +85,11 @@ def row(qann, snn, inputs: dict[str, torch.Tensor], steps: int, repeats: int, de
                 return simulated("never")
 
         runs["all T steps, neurons in plain torch"] = without_kernel
+    seconds = medians({name: waited(run, device) for name, run in runs.items()}, repeats)
+    expected = qann(**inputs).logits
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = medians({name: waited(run, device) for name, run in runs.items()}, repeats)
-    outputs, expected = simulated("equilibrium"), qann(**inputs).logits
+    outputs = simulated("equilibrium")
     per_second = {name: (rows if "rows" in name else batch) / value for name, value in seconds.items()}
     limit = per_second.pop("QANN, rows of a chunk") / steps
     return {
@@ -101,7 +103,7 @@ def row(qann, snn, inputs: dict[str, torch.Tensor], steps: int, repeats: int, de
         "off the QANN": float((outputs.logits.float() - expected.float()).abs().max()),
         "proven": int((outputs.equilibrium_step > 0).sum()),
         "T_eq": int(outputs.equilibrium_step.max()),
-        "MiB at most": round(peak(device) / 2**20),
+        memory(device)[0]: round(memory(device)[1] / 2**20),
     }
 
 
@@ -123,7 +125,7 @@ def machine(device: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS)[1:])
     parser.add_argument("--types", nargs="+", choices=TYPES, default=["float32", "8 bits"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--levels", type=int, default=32)
@@ -136,23 +138,26 @@ def main() -> None:
     )
     args = parser.parse_args()
     begun = time.monotonic()
-    answer = {"T": args.time_steps, "levels": args.levels, **machine(args.device), "rows": [], "left out": 0}
+    answer = {"T": args.time_steps, "levels": args.levels, "repeats": args.repeats, **machine(args.device), "rows": []}
+    settings = list(product(sorted(args.batches), args.networks, args.types))
     try:
-        for batch, network, name in product(sorted(args.batches), args.networks, args.types):
+        for batch, network, name in settings:
             if time.monotonic() - begun > args.seconds:
-                answer["left out"] += 1
-                continue
+                break
             found = {"network": network, "weights": name, "batch": batch}
             try:
                 found |= setting(args, network, name, batch)
-            except torch.OutOfMemoryError as error:
-                found["error"] = str(error).splitlines()[0]
+            except Exception as error:  # of memory, a compiler, a driver: the others may do
+                found["error"] = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0]
             gc.collect()
+            torch.cuda.empty_cache()  # does nothing where there is no GPU
             answer["rows"].append(found)
             print(json.dumps(found), file=sys.stderr, flush=True)
+            answer["left out"] = len(settings) - len(answer["rows"])
             if args.output:
                 write_json(args.output, answer)
     finally:
+        answer["left out"] = len(settings) - len(answer["rows"])
         print(json.dumps(answer, indent=2))
 
 

@@ -64,7 +64,7 @@ def crossed(*values: list, default: list[tuple]) -> list:
 
 
 def made_once(make):
-    """`make`, of networks that its arguments alone tell, run once for each: after that a copy of what it made.
+    """`make`, for networks that depend on its arguments alone, run once for each: what is returned are copies.
 
     The generator is left as `make` leaves it.
     """
@@ -73,11 +73,10 @@ def made_once(make):
     @wraps(make)
     def inner(*args, **fields):
         key = repr((args, sorted(fields.items()), torch.get_default_dtype(), torch.is_inference_mode_enabled()))
-        assert " at 0x" not in key, "Arguments have to say what they are."
+        assert " at 0x" not in key, "Arguments have to say what they are,"
+        assert "tensor(" not in key, "and tensors do not say all of it."
         if key not in kept:
-            made = make(*args, **fields)
-            kept[key] = copy.deepcopy(made), torch.get_rng_state()
-            return made
+            kept[key] = make(*args, **fields), torch.get_rng_state()
         made, generator = kept[key]
         torch.set_rng_state(generator)
         return copy.deepcopy(made)

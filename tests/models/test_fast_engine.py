@@ -1,6 +1,7 @@
 """The engine that skips what does not change, against the naive one that skips nothing: spike for spike."""
 
 from contextlib import nullcontext
+from functools import partial
 from unittest import mock
 
 import pytest
@@ -288,37 +289,49 @@ def test_groups_of_samples_that_are_done_when_they_are_clear(in_groups):
 
 def test_groups_are_for_a_cpu_and_of_about_one_size():
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    default_chunk = partial(simulation.default_chunk, stop="never")
     rows = simulation.CHUNK_BYTES["cpu"] // 1000
     assert rows // simulation.SHORTEST_CHUNK == 1048
-    assert simulation.default_chunk(1, 32, 1000, cpu) == (1, rows)
-    assert simulation.default_chunk(1048, 32, 1000, cpu) == (1048, 16)
-    assert simulation.default_chunk(1049, 32, 1000, cpu) == (525, rows // 525)
-    assert simulation.default_chunk(1049, 16, 1000, cpu) == (1049, 15)  # all that there are
-    assert simulation.default_chunk(1049, 1, 1000, cpu) == (1049, 15)
-    assert simulation.default_chunk(8, 32, 2**21, cpu) == (1, 8)
-    assert simulation.default_chunk(8, 32, 2**24, cpu) == (8, 1)  # one row is all that fits
-    assert simulation.default_chunk(1049, 32, 1000, gpu) == (1049, 2**28 // 1000 // 1049)
-    assert simulation.default_chunk(8, 32, 2**28, gpu) == (8, 1)
+    assert default_chunk(1, 32, 1000, cpu) == (1, rows)
+    assert default_chunk(1048, 32, 1000, cpu) == (1048, 16)
+    assert default_chunk(1049, 32, 1000, cpu) == (525, rows // 525)
+    assert default_chunk(1049, 16, 1000, cpu) == (1049, 15)  # all that there are
+    assert default_chunk(1049, 1, 1000, cpu) == (1049, 15)
+    assert default_chunk(8, 32, 2**21, cpu) == (1, 8)
+    assert default_chunk(8, 32, 2**24, cpu) == (8, 1)  # one row is all that fits
+    assert default_chunk(1049, 32, 1000, gpu) == (1049, 2**28 // 1000 // 1049)
+    assert default_chunk(8, 32, 2**28, gpu) == (8, 1)
 
 
-def test_chunks_of_a_run_that_may_end_early_are_not_too_long(monkeypatch):
-    assert simulation.default_chunk(1, 512, 2**20, torch.device("cpu"), "equilibrium") == (1, 16)
-    for device in ("cpu", "cuda"):
-        rows = simulation.CHUNK_BYTES[device] // 1000
-        assert simulation.default_chunk(2, 512, 1000, torch.device(device), "never") == (2, rows // 2)
-        for stop in ("equilibrium", "confidence"):
-            assert simulation.default_chunk(2, 512, 1000, torch.device(device), stop) == (2, simulation.LONGEST_CHUNK)
+def test_chunks_of_a_run_that_may_end_early_are_not_too_long():
+    most = simulation.LONGEST_CHUNK
+    for stop in ("equilibrium", "confidence"):
+        assert simulation.default_chunk(1, 512, 2**20, torch.device("cpu"), stop) == (1, 16)
+        for device in ("cpu", "cuda"):
+            assert simulation.default_chunk(2, 512, 1000, torch.device(device), stop) == (2, most)
 
-    chunks = []
-    advance = engines.SpikingEngine.advance
-    monkeypatch.setattr(engines.SpikingEngine, "advance", lambda self, *args: chunks.append(args[0]) or advance(self, *args))
-    snn = make_snn()
+
+@pytest.mark.parametrize(
+    ("arguments", "chunks"),
+    [
+        ({"stop": "never"}, [399, 1]),
+        ({"stop": "equilibrium"}, [64, 64, 1]),
+        ({"stop": "equilibrium", "chunk_steps": 399}, [399, 1]),
+        ({"stop": "confidence", "confidence_threshold": 1e9}, [64, 64, 1]),  # never clear
+    ],
+)
+def test_chunks_that_are_run(arguments, chunks):
+    snn = make_snn(levels=32, firing_schedule="layerwise", firing_window=40)
     batch = make_inputs(snn)
-    T_eq = int(snn(**batch, time_steps=300, stop="equilibrium").equilibrium_step.max())
-    assert chunks == [64] * -(-T_eq // 64) + [1]
-    chunks.clear()
-    snn(**batch, time_steps=300, stop="never")
-    assert chunks == [299, 1]
+    with mock.patch.object(
+        engines.SpikingEngine, "advance", autospec=True, side_effect=engines.SpikingEngine.advance
+    ) as run:
+        found = snn(**batch, time_steps=400, **arguments)
+    assert [call.args[1] for call in run.call_args_list] == chunks
+    assert 64 < found.equilibrium_step.max() <= 128
+    whole = snn(**batch, time_steps=400, chunk_steps=399)
+    assert torch.equal(found.logits, whole.logits)
+    assert torch.equal(found.spike_counts, whole.spike_counts)
 
 
 @pytest.mark.parametrize("stop", ["never", "equilibrium"])

@@ -247,8 +247,8 @@ class SpikeFields(QuantizationFields):
             "confidence": a sample is done as soon as its largest logit leads the next by `confidence_threshold`; its
             answer may be another than the quantized network's then.
         confidence_threshold: that lead, in units of logits; calibrate it on held-out data.
-        chunk_steps: most steps computed at once; None to choose by memory. What is
-            proven does not depend on it; nor does anything with weights of 8 bits and one scale a node.
+        chunk_steps: most steps computed at once; None to choose by memory, 64 at most where a run may end early. What
+            is proven does not depend on it; nor does anything with weights of 8 bits and one scale a node.
     """
 
     time_steps: int = 64

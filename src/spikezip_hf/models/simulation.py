@@ -22,17 +22,17 @@ from .rows import unwrap
 CHUNK_BYTES = {"cpu": 2**24, "cuda": 2**28}
 # The first step of a chunk is computed whole, the others by what changed since the one before: chunks should be long.
 SHORTEST_CHUNK = 16
-# A run that ends at equilibrium does its last chunk whole, however early in it that comes: chunks should not be too long.
+# A run that may end early does its last chunk whole, wherever in it the end comes: then chunks should not be too long.
 LONGEST_CHUNK = 64
 
 
 def default_chunk(
-    batch_size: int, time_steps: int, row_bytes: int, device: torch.device, stop: str = "never"
+    batch_size: int, time_steps: int, row_bytes: int, device: torch.device, stop: str
 ) -> tuple[int, int]:
     """Samples and steps to put into one pass so that no tensor of it is larger than CHUNK_BYTES, if one row is not.
 
     On a CPU a batch goes in groups of about one size where chunks would else be shorter than SHORTEST_CHUNK; on a
-    GPU, which is good at large products, as a whole.
+    GPU, which is good at large products, as a whole. Where a run may end early, LONGEST_CHUNK is the longest chunk.
 
     Args:
         time_steps: T; the last step is a pass by itself.
