@@ -90,6 +90,7 @@ def row(qann, snn, inputs: dict[str, torch.Tensor], steps: int, repeats: int, de
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     outputs = simulated("equilibrium")
+    whose, most = memory(device)
     per_second = {name: (rows if "rows" in name else batch) / value for name, value in seconds.items()}
     limit = per_second.pop("QANN, rows of a chunk") / steps
     return {
@@ -103,7 +104,7 @@ def row(qann, snn, inputs: dict[str, torch.Tensor], steps: int, repeats: int, de
         "off the QANN": float((outputs.logits.float() - expected.float()).abs().max()),
         "proven": int((outputs.equilibrium_step > 0).sum()),
         "T_eq": int(outputs.equilibrium_step.max()),
-        memory(device)[0]: round(memory(device)[1] / 2**20),
+        whose: round(most / 2**20),
     }
 
 
