@@ -1,7 +1,8 @@
 // Copyright 2026 The spikezip_hf authors. Apache-2.0.
 //
-// In place of the kernels' own instructions.h: AVX-512 with VNNI and VBMI2, and tiles (AMX), on a processor that has AVX2. What
-// SIMDe has of AVX-512 is its own; what it lacks, and tiles, are written out here, as Intel's manual has them.
+// In place of the kernels' own instructions.h: AVX-512 with VNNI and VBMI2, and tiles (AMX), on a processor that has AVX2. Most of
+// AVX-512 is SIMDe's. What it lacks, and tiles, are written out here, as Intel's manual has them; so are masked loads and stores,
+// which in SIMDe touch what is masked out: beyond the end of memory, or while another thread writes there.
 
 #pragma once
 
@@ -81,6 +82,30 @@ static inline simde__m512i emulated_cvtepu8_epi16(__m256i x) {
     return simde_mm512_loadu_si512(to);
 }
 
+// Copy those of `n` numbers that are in a mask, and touch no others.
+static inline void emulated_copy(void *to, const void *from, uint64_t mask, int n, size_t size) {
+    for (int i = 0; i < n; i++)
+        if (mask >> i & 1) memcpy((char *)to + (size_t)i * size, (const char *)from + (size_t)i * size, size);
+}
+
+static inline simde__m512i emulated_maskz_loadu(uint64_t mask, const void *from, int n, size_t size) {
+    int8_t numbers[64] = {0};
+    emulated_copy(numbers, from, mask, n, size);
+    return simde_mm512_loadu_si512(numbers);
+}
+
+static inline void emulated_mask_storeu(void *to, uint64_t mask, simde__m512i x, int n, size_t size) {
+    int8_t numbers[64];
+    simde_mm512_storeu_si512(numbers, x);
+    emulated_copy(to, numbers, mask, n, size);
+}
+
+static inline __m128i emulated_mm_maskz_loadu_epi8(uint16_t mask, const void *from) {
+    int8_t numbers[16] = {0};
+    emulated_copy(numbers, from, mask, 16, 1);
+    return _mm_loadu_si128((const __m128i *)numbers);
+}
+
 static inline void emulated_mask_cvtepi32_storeu_epi8(void *to, uint16_t mask, simde__m512i x) {
     int32_t from[16];
     simde_mm512_storeu_si512(from, x);
@@ -143,6 +168,20 @@ static inline void emulated_tile_dpbssd(int sums, int left, int right) {
 #define _mm512_cvtepi32_pd(x) emulated_cvtepi32_pd(x)
 #undef _mm512_cvtepu8_epi16
 #define _mm512_cvtepu8_epi16(x) emulated_cvtepu8_epi16(x)
+#undef _mm512_maskz_loadu_epi8
+#define _mm512_maskz_loadu_epi8(mask, from) emulated_maskz_loadu(mask, from, 64, 1)
+#undef _mm512_maskz_loadu_epi32
+#define _mm512_maskz_loadu_epi32(mask, from) emulated_maskz_loadu(mask, from, 16, 4)
+#undef _mm512_maskz_loadu_ps
+#define _mm512_maskz_loadu_ps(mask, from) simde_mm512_castsi512_ps(emulated_maskz_loadu(mask, from, 16, 4))
+#undef _mm512_maskz_loadu_pd
+#define _mm512_maskz_loadu_pd(mask, from) simde_mm512_castsi512_pd(emulated_maskz_loadu(mask, from, 8, 8))
+#undef _mm_maskz_loadu_epi8
+#define _mm_maskz_loadu_epi8(mask, from) emulated_mm_maskz_loadu_epi8(mask, from)
+#undef _mm512_mask_storeu_epi8
+#define _mm512_mask_storeu_epi8(to, mask, x) emulated_mask_storeu(to, mask, x, 64, 1)
+#undef _mm512_mask_storeu_epi16
+#define _mm512_mask_storeu_epi16(to, mask, x) emulated_mask_storeu(to, mask, x, 32, 2)
 #undef _mm512_mask_cvtepi32_storeu_epi8
 #define _mm512_mask_cvtepi32_storeu_epi8(to, mask, x) emulated_mask_cvtepi32_storeu_epi8(to, mask, x)
 #undef _mm512_mask_i32gather_epi32
