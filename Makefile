@@ -40,7 +40,7 @@ judge: $(VENV)/installed  ## Run transformers' own tests of models over ours, an
 	cd judge && HF_HUB_OFFLINE=1 ../$(BIN)/python -m pytest -n auto -q
 
 emulated: $(VENV)/installed  ## Test the kernels for AVX-512 and AMX on any processor with AVX2: SIMDE=FOLDER, see CONTRIBUTING
-	SIMDE=$(SIMDE) $(BIN)/python -m pytest -n auto --dist loadfile -p tests.kernels.emulated tests/kernels
+	SIMDE="$(SIMDE)" TILES="$(TILES)" $(BIN)/python -m pytest -n auto --dist loadfile -p tests.kernels.emulated tests/kernels
 
 quality: $(VENV)/installed  ## Check lint, format and types
 	$(BIN)/ruff check .

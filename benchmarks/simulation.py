@@ -64,8 +64,9 @@ def texts(batch: int) -> dict[str, torch.Tensor]:
 
 VIT = vit, QuantViTForImageClassification, SpikeViTForImageClassification, images
 ROBERTA = roberta, QuantRobertaForSequenceClassification, SpikeRobertaForSequenceClassification, texts
+SMALL = "vit_4_layers"
 NETWORKS = {
-    "vit_4_layers": (*VIT, 64, 4),
+    SMALL: (*VIT, 64, 4),
     "vit_s_16": (*VIT, 384, 12),
     "vit_b_16": (*VIT, 768, 12),
     "vit_l_16": (*VIT, 1024, 24),

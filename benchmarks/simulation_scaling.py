@@ -3,8 +3,8 @@
     python benchmarks/simulation_scaling.py
 
 All T steps are simulated (stop="never"). Memory is how far the process grew over what it took before, at its largest.
-And how long the chunks of a run should be that ends at equilibrium: of a small ViT, in turns in one process
-(`--chunks` for these alone). Prints JSON.
+Then how long chunks should be: a small ViT to equilibrium and through all T steps, in turns in one process.
+Prints JSON.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import sys
 import time
 
 import torch
-from simulation import make, medians
+from simulation import SMALL, make, medians
 
 
 def peak() -> int:
@@ -41,7 +41,7 @@ def one(steps: int, chunk: int | None, weight_bits: int | None, batch: int) -> d
 @torch.no_grad()
 def chunks(dtype: torch.dtype, batch: int, stop: str, steps: int = 512) -> dict:
     """Milliseconds of a run, by the length of its chunks."""
-    _, snn, inputs = make("vit_4_layers", 32, None, batch)
+    _, snn, inputs = make(SMALL, 32, None, batch)
     snn, inputs = snn.to(dtype), {name: x.to(dtype) for name, x in inputs.items()}
     runs = {
         str(chunk): lambda chunk=chunk: snn(**inputs, time_steps=steps, stop=stop, chunk_steps=chunk)
@@ -52,10 +52,18 @@ def chunks(dtype: torch.dtype, batch: int, stop: str, steps: int = 512) -> dict:
     return {"T_eq": T_eq, "milliseconds": {chunk: round(1000 * value, 1) for chunk, value in seconds.items()}}
 
 
+def lengths_of_chunks() -> dict:
+    found = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    for dtype, batch in ((torch.float32, 1), (torch.float32, 8), (torch.float64, 1)):
+        for stop in ("equilibrium", "never"):
+            found[f"{dtype}, batch {batch}, {stop}".removeprefix("torch.")] = chunks(dtype, batch, stop)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("--chunks", action="store_true", help="The chunks of a run that ends at equilibrium alone.")
+    parser.add_argument("--chunks", action="store_true", help="Only how long chunks should be, of a small ViT.")
     args = parser.parse_args()
     if args.one:
         steps, chunk, bits, batch = (None if value == "None" else int(value) for value in args.one)
@@ -67,21 +75,17 @@ def main() -> None:
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         return json.loads(done.stdout.splitlines()[-1])
 
-    chunks_of = {
-        f"{dtype}, batch {batch}, {stop}".removeprefix("torch."): chunks(dtype, batch, stop)
-        for dtype, batch in ((torch.float32, 1), (torch.float32, 8), (torch.float64, 1))
-        for stop in ("equilibrium", "never")
-    }
     if args.chunks:
-        print(json.dumps(chunks_of, indent=2))
+        print(json.dumps(lengths_of_chunks(), indent=2))
         return
     lengths = (16, 32, 64, 128, 256, 512)
     answer = {
         "T (float32, batch 1, chunk chosen)": {steps: run(steps, None, None, 1) for steps in lengths},
         "T (8 bits, batch 1, chunk chosen)": {steps: run(steps, None, 8, 1) for steps in lengths},
         "chunk (8 bits, batch 1, T = 64)": {str(chunk): run(64, chunk, 8, 1) for chunk in (1, 8, 63, None)},
-        "chunks (ViT of 4 layers, 64 wide, 32 levels, T = 512)": chunks_of,
         "batch (8 bits, T = 32, chunk chosen)": {batch: run(32, None, 8, batch) for batch in (1, 4)},
+        # The last: a process hands its largest memory so far on to those that it starts.
+        "chunks (ViT of 4 layers, 64 wide, 32 levels, T = 512)": lengths_of_chunks(),
     }
     print(json.dumps(answer, indent=2))
 

@@ -5,9 +5,9 @@
 
 Each row is one network, type and batch: the QANN's forward pass, all T steps, and to proven equilibrium. Against
 them stands the *dense limit*, T forward passes of the QANN, with as many samples at once as a pass of all T steps
-has rows. A CPU computes only what is new in a step, and goes beyond it; a GPU computes every step, and does so at
-most by ending early, or by faster neurons than the QANN's. With a kernel for neurons on a GPU, all T steps are run
-without it, too.
+has rows. A CPU computes only what is new in a step, and goes beyond it; a GPU computes every step, and goes beyond
+it only by ending early, or by a kernel for neurons that is faster than the QANN's quantizers. With a kernel for
+neurons on a GPU, all T steps are run without it, too.
 
 A row says how far the logits are off the QANN's (0.0 is the same bits) and how many samples were proven at
 equilibrium. "8 bits" are quantized weights in float32. Weights are random; texts have 64 tokens. Rows are made with
@@ -27,7 +27,7 @@ from pathlib import Path
 from unittest import mock
 
 import torch
-from simulation import NETWORKS, make, medians
+from simulation import NETWORKS, SMALL, make, medians
 
 from spikezip_hf.files import write_json
 from spikezip_hf.kernels import gpu
@@ -126,7 +126,9 @@ def machine(device: str) -> dict:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS)[1:])
+    parser.add_argument(
+        "--networks", nargs="+", choices=NETWORKS, default=[name for name in NETWORKS if name != SMALL]
+    )
     parser.add_argument("--types", nargs="+", choices=TYPES, default=["float32", "8 bits"])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--levels", type=int, default=32)

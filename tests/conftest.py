@@ -73,8 +73,8 @@ def made_once(make):
     @wraps(make)
     def inner(*args, **fields):
         key = repr((args, sorted(fields.items()), torch.get_default_dtype(), torch.is_inference_mode_enabled()))
-        assert " at 0x" not in key, "Arguments have to say what they are,"
-        assert "tensor(" not in key, "and tensors do not say all of it."
+        assert " at 0x" not in key, "An argument does not say what it is."
+        assert "tensor(" not in key, "A tensor does not say all that is in it."
         if key not in kept:
             kept[key] = make(*args, **fields), torch.get_rng_state()
         made, generator = kept[key]

@@ -59,7 +59,7 @@ class TestAWeight:
         assert abs(found[1, 0] / 3.4e38 - 1) < 2.0**-24
         assert not found[2].any()  # below any quantum
 
-    @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+    @pytest.mark.parametrize("number", [math.nan, -math.nan, math.inf, -math.inf])
     def test_that_is_not_finite_makes_its_row_nan(self, number):
         weight = torch.ones(3, 4)
         weight[1, 2] = number
@@ -256,9 +256,10 @@ class TestTheKernels:
         firing = fire(node, Rows(integers=operand.times(levels), **fields), rest.clone(), None, 127)
         assert_same_firing(firing, fire_reference(node, Rows(integers=sums, **fields), rest.clone(), None, 127))
 
-    def test_a_weight_that_is_not_finite_is_reported(self):
+    @pytest.mark.parametrize("number", [math.nan, -math.nan, math.inf, -math.inf])
+    def test_a_weight_that_is_not_finite_is_reported(self, number):
         weight = torch.ones(70, 9)
-        weight[66, 3] = math.inf
+        weight[66, 3] = number
         product = built.fixed_point(weight, None).times(torch.ones(1, 5, 9, dtype=torch.int8))
         assert product.values(torch.ones(1), None).isnan().any(0).any(0).nonzero().flatten().tolist() == [66]
         node = make_node(16, True, 70, False, torch.Generator().manual_seed(0))

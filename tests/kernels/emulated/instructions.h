@@ -18,8 +18,10 @@
 #define WITH_AVX512 1
 #define WITH_AVX2 0
 #define HAVE_PRODUCTS 1
+#ifndef WITHOUT_TILES  // a processor with VNNI alone
 #define __AVX512VBMI2__ 1
 #define __AMX_INT8__ 1
+#endif
 
 // Rounded as the two lower bits of a mode say.
 static inline float emulated_round(float x, int mode) {
@@ -135,27 +137,57 @@ static inline uint16_t emulated_test_epi8_mask(__m128i a, __m128i b) {
     return (uint16_t)~_mm_movemask_epi8(_mm_cmpeq_epi8(_mm_and_si128(a, b), _mm_setzero_si128()));
 }
 
+// Without the sign, also of NaN and of zero, which SIMDe leaves.
+static inline simde__m512 emulated_abs_ps(simde__m512 x) {
+    return simde_mm512_castsi512_ps(simde_mm512_and_si512(simde_mm512_castps_si512(x), simde_mm512_set1_epi32(INT32_MAX)));
+}
+
+static inline simde__m512d emulated_abs_pd(simde__m512d x) {
+    return simde_mm512_castsi512_pd(simde_mm512_and_si512(simde_mm512_castpd_si512(x), simde_mm512_set1_epi64(INT64_MAX)));
+}
+
+// Where a processor would stop, so does this.
+static inline const void *emulated_aligned(const void *at) {
+    if ((uintptr_t)at % 64) __builtin_trap();
+    return at;
+}
+
 // Tiles: eight of a thread, each 16 rows of 64 bytes, as `begin_products` configures them.
 static _Thread_local int8_t emulated_tiles[8][16][64];
+static _Thread_local int emulated_configured;
+
+static inline int8_t *emulated_tile(int tile) {
+    if (!emulated_configured) __builtin_trap();
+    return emulated_tiles[tile][0];
+}
 
 static inline void emulated_tile_load(int tile, const void *from, int64_t stride) {
-    for (int r = 0; r < 16; r++) memcpy(emulated_tiles[tile][r], (const char *)from + r * stride, 64);
+    for (int r = 0; r < 16; r++) memcpy(emulated_tile(tile) + 64 * r, (const char *)from + r * stride, 64);
 }
 
 static inline void emulated_tile_store(int tile, void *to, int64_t stride) {
-    for (int r = 0; r < 16; r++) memcpy((char *)to + r * stride, emulated_tiles[tile][r], 64);
+    for (int r = 0; r < 16; r++) memcpy((char *)to + r * stride, emulated_tile(tile) + 64 * r, 64);
 }
 
 static inline void emulated_tile_dpbssd(int sums, int left, int right) {
+    const int8_t *a = emulated_tile(left), *b = emulated_tile(right);
     for (int m = 0; m < 16; m++)
         for (int n = 0; n < 16; n++) {
             int32_t sum;
-            memcpy(&sum, emulated_tiles[sums][m] + 4 * n, sizeof sum);
-            for (int k = 0; k < 64; k++) sum += emulated_tiles[left][m][k] * emulated_tiles[right][k / 4][4 * n + k % 4];
-            memcpy(emulated_tiles[sums][m] + 4 * n, &sum, sizeof sum);
+            memcpy(&sum, emulated_tile(sums) + 64 * m + 4 * n, sizeof sum);
+            for (int k = 0; k < 64; k++) sum += a[64 * m + k] * b[64 * (k / 4) + 4 * n + k % 4];
+            memcpy(emulated_tile(sums) + 64 * m + 4 * n, &sum, sizeof sum);
         }
 }
 
+#undef _mm512_abs_ps
+#define _mm512_abs_ps(x) emulated_abs_ps(x)
+#undef _mm512_abs_pd
+#define _mm512_abs_pd(x) emulated_abs_pd(x)
+#undef _mm512_load_si512
+#define _mm512_load_si512(from) simde_mm512_load_si512(emulated_aligned(from))
+#undef _mm512_store_si512
+#define _mm512_store_si512(to, x) simde_mm512_store_si512((void *)emulated_aligned(to), x)
 #undef _mm512_cvt_roundps_epi32
 #define _mm512_cvt_roundps_epi32(x, mode) emulated_cvt_roundps_epi32(x, mode)
 #undef _mm512_reduce_ps
@@ -194,11 +226,11 @@ static inline void emulated_tile_dpbssd(int sums, int left, int right) {
 #undef _mm_test_epi8_mask
 #define _mm_test_epi8_mask(a, b) emulated_test_epi8_mask(a, b)
 #undef _tile_loadconfig
-#define _tile_loadconfig(shape) ((void)(shape))
+#define _tile_loadconfig(shape) ((void)(shape), emulated_configured = 1)
 #undef _tile_release
-#define _tile_release() memset(emulated_tiles, 0, sizeof emulated_tiles)
+#define _tile_release() (emulated_configured = 0)
 #undef _tile_zero
-#define _tile_zero(tile) memset(emulated_tiles[tile], 0, sizeof emulated_tiles[tile])
+#define _tile_zero(tile) memset(emulated_tile(tile), 0, sizeof emulated_tiles[tile])
 #undef _tile_loadd
 #define _tile_loadd(tile, from, stride) emulated_tile_load(tile, from, stride)
 #undef _tile_stored
