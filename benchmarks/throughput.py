@@ -141,8 +141,9 @@ def main() -> None:
     )
     args = parser.parse_args()
     begun = time.monotonic()
-    answer = {"T": args.time_steps, "levels": args.levels, "repeats": args.repeats, **machine(args.device), "rows": []}
     settings = list(product(sorted(args.batches), args.networks, args.types))
+    answer = {"T": args.time_steps, "levels": args.levels, "repeats": args.repeats, **machine(args.device)}
+    answer |= {"left out": len(settings), "rows": []}
     try:
         for batch, network, name in settings:
             if time.monotonic() - begun > args.seconds:
@@ -156,11 +157,10 @@ def main() -> None:
             torch.cuda.empty_cache()  # does nothing where there is no GPU
             answer["rows"].append(found)
             print(json.dumps(found), file=sys.stderr, flush=True)
-            answer["left out"] = len(settings) - len(answer["rows"])
+            answer["left out"] -= 1
             if args.output:
                 write_json(args.output, answer)
     finally:
-        answer["left out"] = len(settings) - len(answer["rows"])
         print(json.dumps(answer, indent=2))
 
 

@@ -20,7 +20,7 @@ MAKERS = {
     "of recordings": lambda make: make(make_event_qann)(torch.float64),
     "a variant": lambda make: make(make_variant)("mean"),
     "weights of 8 bits": lambda make: make(make_network_of_8_bits)("bert"),
-    "drop path": lambda make: make(make_network)("vit"),
+    "of test_layers": lambda make: make(make_network)("vit"),
     "spiking": lambda make: make(make_snn)(firing_schedule="layerwise"),
 }
 

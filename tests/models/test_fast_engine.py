@@ -1,7 +1,6 @@
 """The engine that skips what does not change, against the naive one that skips nothing: spike for spike."""
 
 from contextlib import nullcontext
-from functools import partial
 from unittest import mock
 
 import pytest
@@ -285,30 +284,6 @@ def test_groups_of_samples_that_are_done_when_they_are_clear(in_groups):
     run = simulated(snn, batch, 90, **arguments)
     for field in ("readout", "per_step", "decision_step", "equilibrium_step", "spike_counts"):
         assert torch.equal(getattr(run, field), getattr(whole, field)), field
-
-
-def test_groups_are_for_a_cpu_and_of_about_one_size():
-    cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    default_chunk = partial(simulation.default_chunk, stop="never")
-    rows = simulation.CHUNK_BYTES["cpu"] // 1000
-    assert rows // simulation.SHORTEST_CHUNK == 1048
-    assert default_chunk(1, 32, 1000, cpu) == (1, rows)
-    assert default_chunk(1048, 32, 1000, cpu) == (1048, 16)
-    assert default_chunk(1049, 32, 1000, cpu) == (525, rows // 525)
-    assert default_chunk(1049, 16, 1000, cpu) == (1049, 15)  # all that there are
-    assert default_chunk(1049, 1, 1000, cpu) == (1049, 15)
-    assert default_chunk(8, 32, 2**21, cpu) == (1, 8)
-    assert default_chunk(8, 32, 2**24, cpu) == (8, 1)  # one row is all that fits
-    assert default_chunk(1049, 32, 1000, gpu) == (1049, 2**28 // 1000 // 1049)
-    assert default_chunk(8, 32, 2**28, gpu) == (8, 1)
-
-
-def test_chunks_of_a_run_that_may_end_early_are_not_too_long():
-    most = simulation.LONGEST_CHUNK
-    for stop in ("equilibrium", "confidence"):
-        assert simulation.default_chunk(1, 512, 2**20, torch.device("cpu"), stop) == (1, 16)
-        for device in ("cpu", "cuda"):
-            assert simulation.default_chunk(2, 512, 1000, torch.device(device), stop) == (2, most)
 
 
 @pytest.mark.parametrize(

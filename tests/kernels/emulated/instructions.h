@@ -110,9 +110,10 @@ static inline __m128i emulated_mm_maskz_loadu_epi8(uint16_t mask, const void *fr
 
 static inline void emulated_mask_cvtepi32_storeu_epi8(void *to, uint16_t mask, simde__m512i x) {
     int32_t from[16];
+    int8_t bytes[16];
     simde_mm512_storeu_si512(from, x);
-    for (int i = 0; i < 16; i++)
-        if (mask >> i & 1) ((int8_t *)to)[i] = (int8_t)from[i];
+    for (int i = 0; i < 16; i++) bytes[i] = (int8_t)from[i];
+    emulated_copy(to, bytes, mask, 16, 1);
 }
 
 static inline simde__m512i emulated_mask_i32gather_epi32(simde__m512i other, uint16_t mask, simde__m512i index,
