@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -13,16 +15,45 @@ from spikezip_hf.models.placement import ProductReport
 from spikezip_hf.models.quantization import level_bounds
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a network is made by, other than its weights: those of one plan have one structure."""
+
+    cls: type[TwinPreTrainedModel]
+    config: Any = field(compare=False)
+    told: str  # all that is in the config
+    construction: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def of(cls, model: TwinPreTrainedModel) -> "Plan":
+        told = model.config.to_json_string(use_diff=False)
+        return cls(plain_class(type(model)), copy.deepcopy(model.config), told, tuple(model.construction.items()))
+
+    def make(self, config: Any) -> TwinPreTrainedModel:
+        return self.cls(config, **dict(self.construction))
+
+
 def outline(model: TwinPreTrainedModel) -> ProductReport:
     """What the products of a network see, observed in a copy of it that is one channel wide a head.
 
     The model itself may be large, on a GPU, or in shards on several machines, where a pass of one of them would hang.
     """
-    config = copy.deepcopy(model.config)
+    return outline_of(Plan.of(model))
+
+
+# Kept, as a training writes one card with each checkpoint.
+@lru_cache(maxsize=8)
+def outline_of(plan: Plan) -> ProductReport:
+    config = copy.deepcopy(plan.config)
     config.make_thin()
     with torch.random.fork_rng(devices=[]):
-        small = plain_class(type(model))(config, **model.construction)
-        return small.float().product_inputs()
+        return plan.make(config).float().product_inputs()
+
+
+@lru_cache(maxsize=8)
+def parameters_of(plan: Plan) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in plan.make(plan.config).parameters())
 
 
 def facts(model: TwinPreTrainedModel, report: ProductReport) -> dict[str, str]:
@@ -69,11 +100,8 @@ def count(number: int) -> str:
 
 def size(model: TwinPreTrainedModel) -> str:
     """Layers, channels and parameters; counted without the model's own, which may be in shards."""
-    config = model.config
-    with torch.device("meta"):
-        whole = plain_class(type(model))(config, **model.construction)
-    parameters = sum(parameter.numel() for parameter in whole.parameters())
-    return f"{config.depth} layers, {config.hidden_size} channels, {count(parameters)} parameters"
+    config, parameters = model.config, count(parameters_of(Plan.of(model)))
+    return f"{config.depth} layers, {config.hidden_size} channels, {parameters} parameters"
 
 
 def architecture(model: TwinPreTrainedModel) -> str:

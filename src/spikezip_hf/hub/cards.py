@@ -4,9 +4,11 @@ import os
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import torch
 import yaml
 from huggingface_hub import ModelCard
@@ -37,6 +39,12 @@ def template_path() -> Path:
     """The template: in `model_cards/` of a checkout, inside the package where it was installed."""
     installed = Path(__file__).parent / "templates"
     return (installed if installed.is_dir() else Path(__file__).parents[3] / "model_cards") / "model_card.md.jinja"
+
+
+@cache
+def template() -> jinja2.Template:
+    """Compiled once, as that takes longer than to fill it in."""
+    return jinja2.Template(template_path().read_text(encoding="utf-8"))
 
 
 def pictures(results: Sequence[Mapping[str, Any]], folder: Path | None) -> list[str | None]:
@@ -97,9 +105,10 @@ def compose(
     spiking, cls = is_spiking(model), plain_class(type(model))
     drawn = pictures(known, picture_folder if spiking else None)
     auto_class = cls._auto_class
-    return ModelCard.from_template(
-        SpikeCardData(model, name, known, kept, **metadata),
-        template_path=str(template_path()),
+    data = SpikeCardData(model, name, known, kept, **metadata)
+    text = template().render(
+        card_data=data.to_yaml(),
+        pipeline_tag=data.get("pipeline_tag"),
         notice=NOTICE,
         name=name,
         repo_id=repo_id or name,
@@ -126,6 +135,7 @@ def compose(
         limits=limits(model, report),
         version=__version__,
     )
+    return ModelCard(text)
 
 
 def is_generated(path: Path) -> bool:
