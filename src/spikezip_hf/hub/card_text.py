@@ -17,17 +17,17 @@ from spikezip_hf.models.quantization import level_bounds
 
 @dataclass(frozen=True)
 class Plan:
-    """What a network is made by, other than its weights: those of one plan have one structure."""
+    """What a network is made by, other than its weights: networks of equal plans have one structure."""
 
     cls: type[TwinPreTrainedModel]
     config: Any = field(compare=False)
-    told: str  # all that is in the config
+    told: str  # all that is in the config, as it was
     construction: tuple[tuple[str, Any], ...]
 
     @classmethod
     def of(cls, model: TwinPreTrainedModel) -> "Plan":
         told = model.config.to_json_string(use_diff=False)
-        return cls(plain_class(type(model)), copy.deepcopy(model.config), told, tuple(model.construction.items()))
+        return cls(plain_class(type(model)), model.config, told, tuple(model.construction.items()))
 
     def make(self, config: Any) -> TwinPreTrainedModel:
         return self.cls(config, **dict(self.construction))
