@@ -310,9 +310,7 @@ class CumulativeEngine(SpikingEngine):
         self.currents: dict[str, torch.Tensor] = {}  # of static inputs: the same at every step
         self.accumulated_input: torch.Tensor | None = None
         self.sources: dict[str, tuple] = {}  # of each node's current, as of `Rows`: the same so far, empty if not
-        self.handed_on: set[str] = (
-            set()
-        )  # nodes whose tracers somebody else may hold, so they are not to be written to
+        self.handed_on: set[str] = set()  # nodes whose tracers others may hold: not to be written to
 
     def advance(self, steps, samples=None, done=None):
         super().advance(steps, samples, done)
