@@ -6,7 +6,9 @@ import os
 import signal
 from functools import wraps
 from itertools import product
+from types import SimpleNamespace
 
+import accelerate.utils.memory
 import pytest
 import torch
 from transformers import (
@@ -36,6 +38,10 @@ from .deprecations import no_deprecations
 if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already, and threads beyond that wait for one another
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
     torch.set_num_threads(1)
+
+
+# Each Trainer has Python look through all that there is, by now a second of it: networks so small need no room made.
+accelerate.utils.memory.gc = SimpleNamespace(collect=lambda: 0)
 
 
 def pytest_collection_finish(session):
