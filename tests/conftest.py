@@ -4,11 +4,11 @@ import copy
 import gc
 import os
 import signal
+import sys
 from functools import wraps
 from itertools import product
 from types import SimpleNamespace
 
-import accelerate.utils.memory
 import pytest
 import torch
 from transformers import (
@@ -40,14 +40,15 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # one process a core already, and threa
     torch.set_num_threads(1)
 
 
-# Each Trainer has Python look through all that there is, by now a second of it: networks so small need no room made.
-accelerate.utils.memory.gc = SimpleNamespace(collect=lambda: 0)
-
-
 def pytest_collection_finish(session):
-    """All that is imported stays: Python need not look through it each time that it collects garbage."""
+    """All that is imported stays: Python need not look through it each time that it collects garbage.
+
+    Nor at the start of each training, which by then takes a second: networks so small need no room made.
+    """
     gc.collect()
     gc.freeze()
+    if memory := sys.modules.get("accelerate.utils.memory"):
+        memory.gc = SimpleNamespace(collect=lambda: 0)
 
 
 @pytest.fixture(autouse=True)

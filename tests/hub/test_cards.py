@@ -17,6 +17,7 @@ from transformers import AutoModel, ViTModel
 from spikezip_hf import QuantViTForImageClassification, QuantViTModel
 from spikezip_hf.conversion.ann import quantized_class
 from spikezip_hf.hub import model_card, network_digest, write_card
+from spikezip_hf.hub.card_text import outline_of, parameters_of
 from spikezip_hf.hub.cards import NOTICE
 from tests.conftest import (
     make_ann,
@@ -43,6 +44,7 @@ TASKS = {
 }
 TASKS["roberta"] = TASKS["bert"]
 NAMES = {"vit": "ViT", "swin": "Swin", "bert": "BERT", "roberta": "RoBERTa"}
+
 IMAGES = ("vit", "swin")
 KINDS = ("Quant", "Spike")
 HEADS = {
@@ -85,6 +87,12 @@ def make(network: str, kind: str = "Spike", task: str | None = None, time_steps:
     """A model of its own, so that a test may change it."""
     qann = copy.deepcopy(made(network, task or HEADS[network], tuple(sorted(fields.items()))))
     return qann if kind == "Quant" else spiking_twin(qann, time_steps=time_steps, **(spiking or {}))
+
+
+def forget() -> None:
+    """What is kept of structures, so that the next card has to look at its own."""
+    outline_of.cache_clear()
+    parameters_of.cache_clear()
 
 
 def make_results(model, simulated: int = 64, steps: dict | None = None, **fields) -> dict:
@@ -579,6 +587,7 @@ def test_the_model_itself_is_not_run(network, task, kind, monkeypatch):
     model.train()
     modes = [module.training for module in model.modules()]
     before = torch.get_rng_state()
+    forget()
     model_card(model, "a-name")
     assert torch.equal(torch.get_rng_state(), before)
     assert [module.training for module in model.modules()] == modes
@@ -590,6 +599,7 @@ def test_a_card_of_a_model_without_its_weights(kind):
     """As one process of several has it, which holds a shard."""
     model = make("bert", kind)
     expected = str(model_card(model, "a-name"))
+    forget()
     assert str(model_card(model.to("meta"), "a-name")) == expected
 
 
@@ -608,9 +618,32 @@ def test_a_card_of_a_large_network_is_cheap():
 def test_a_card_in_half_precision_tells_the_same_products(dtype):
     model = make("bert")
     expected = facts(model_card(model, "a-name"))
+    forget()
     told = facts(model_card(model.to(dtype), "a-name"))
     assert told == {**expected, "Weights": str(dtype).removeprefix("torch.")}
     assert model.dtype == dtype
+
+
+def test_what_is_kept_of_one_structure_is_told_of_no_other():
+    config, bare = make("bert", "Quant").config, text_class("Quant", "bert", "Model")
+    tokens = text_class("Quant", "bert", "ForTokenClassification")
+    models = [bare(config), bare(config, add_pooling_layer=True), tokens(config), make("bert", "Quant"), make("bert")]
+    for fields in ({"head_act": "tanh"}, {"node_placement": "reference"}, {"num_hidden_layers": 3}):
+        other = copy.deepcopy(config)
+        other.update(fields)
+        models.append(text_class("Quant", "bert")(other))
+    apart = []
+    for model in models:
+        forget()
+        apart.append(str(model_card(model, "a-name")))
+    assert len(set(apart)) == len(apart)
+    forget()
+    for _ in range(2):
+        assert [str(model_card(model, "a-name")) for model in models] == apart
+    assert outline_of.cache_info().hits == parameters_of.cache_info().hits == len(models)
+    models[-1].config.num_hidden_layers = 1  # what a config says now counts
+    assert "1 layers" in body(model_card(models[-1], "a-name"))
+    assert outline_of.cache_info().misses == len(models) + 1
 
 
 # The digest of a network

@@ -1,7 +1,6 @@
 """What the primitives of a spiking engine do to rows and state."""
 
 import itertools
-from functools import partial
 
 import pytest
 import torch
@@ -319,33 +318,15 @@ class TestCumulative:
             engine.advance(2, None if samples is None else torch.tensor(samples))
             assert (engine.resting, engine.moved) == (resting, set())
 
-    @staticmethod
-    def current(engine, *values):
-        sums = torch.tensor(values, dtype=torch.int32)[:, None]
-        scale = torch.ones(1)
-        return Rows(integers=sums, scale=scale, dtype=scale.dtype, timeline=engine.constant, sources=("before",))
-
-    @pytest.mark.parametrize("samples", [None, [0], [1, 0]], ids=str)
-    def test_what_a_resting_node_hands_on_is_nobodys_memory(self, samples):
-        engine, node = CumulativeEngine(2, torch.device("cpu")), make_node()
-        engine.advance(5)
-        engine.fire(node, self.current(engine, 2, -3))
-        engine.conclude()
-        engine.advance(3, None if samples is None else torch.tensor(samples))
-        values = [2, -3] if samples is None else [[2, -3][i] for i in samples]
-        resting = engine.fire(node, self.current(engine, *values))
-        engine.conclude()
-        assert resting.timeline is engine.constant
-        engine.advance(2)
-        engine.moved.add("before")
-        engine.fire(node, self.current(engine, 0, 0))
-        assert engine.tracers["node"].tolist() == [[0], [-1]]
-        assert resting.integers.flatten().tolist() == values
-
     def test_what_a_resting_node_hands_on_stays_as_it_is(self):
         """Also where some of the samples go on, whose tracers change in place."""
         engine, node = CumulativeEngine(2, torch.device("cpu")), make_node()
-        current = partial(self.current, engine)
+
+        def current(*values):
+            sums = torch.tensor(values, dtype=torch.int32)[:, None]
+            scale = torch.ones(1)
+            return Rows(integers=sums, scale=scale, dtype=scale.dtype, timeline=engine.constant, sources=("before",))
+
         engine.advance(5)
         moving = engine.fire(node, current(2, -3))
         assert moving.timeline.num_rows > 2

@@ -310,7 +310,6 @@ class CumulativeEngine(SpikingEngine):
         self.currents: dict[str, torch.Tensor] = {}  # of static inputs: the same at every step
         self.accumulated_input: torch.Tensor | None = None
         self.sources: dict[str, tuple] = {}  # of each node's current, as of `Rows`: the same so far, empty if not
-        self.handed_on: set[str] = set()  # nodes whose tracers others may hold: not to be written to
 
     def advance(self, steps, samples=None, done=None):
         super().advance(steps, samples, done)
@@ -372,9 +371,6 @@ class CumulativeEngine(SpikingEngine):
         def step(node, current):
             if self.rests(node, current):
                 return self.rest(node, current)
-            if node.name in self.handed_on:
-                self.tracers[node.name] = self.tracers[node.name].clone()
-                self.handed_on.remove(node.name)
             tracer = self.tracers.get(node.name)
             before = None if tracer is None else self.chosen(tracer)
             gate = self.graded(node), self.closed_steps(node), self.coarse_steps(node)
@@ -404,9 +400,8 @@ class CumulativeEngine(SpikingEngine):
     def rest(self, node: LSQQuantizer, current: Rows) -> Rows:
         """The running chunk of a node that `rests`; a product that was still to be done is not."""
         self.firing[node.name] = self.no_spikes
-        if self.samples is None:
-            self.handed_on.add(node.name)
-        return hand_on(node, self.chosen(self.tracers[node.name]), current.dtype, timeline=self.constant)
+        tracer = self.chosen(self.tracers[node.name]).clone()  # the next chunk uses its memory up
+        return hand_on(node, tracer, current.dtype, timeline=self.constant)
 
     def accumulated(self, readout, before, every_step):
         readout = self.rows(readout)
